@@ -1,0 +1,104 @@
+package vm
+
+import (
+	"crypto/rand"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Everything we make inside a VM is called
+//
+//	rephub-KIND-GROUP-SUFFIX
+//
+// with KIND one letter, GROUP at most 8 and SUFFIX at most 12 characters of
+// a-z and 0-9: at most 30, where QEMU allows 31 for a node.
+const (
+	namePrefix = "rephub-"
+	maxTag     = 8
+	maxSuffix  = 12
+)
+
+// Kind is the letter of a name.
+type Kind byte
+
+// Kinds of names.
+const (
+	KindJob    Kind = 'j'
+	KindFilter Kind = 'f'
+	KindTap    Kind = 't'
+	KindBitmap Kind = 'b'
+	KindExport Kind = 'x'
+)
+
+// GroupTag is a group's mark in the names we give inside a VM: at most 8
+// characters of a-z and 0-9.
+type GroupTag string
+
+// Validate refuses tags that make bad names.
+func (g GroupTag) Validate() error {
+	if !validWord(string(g), maxTag) {
+		return fmt.Errorf("group tag %q: want 1 to %d of a-z and 0-9", string(g), maxTag)
+	}
+	return nil
+}
+
+// BitmapName is the name of one of our bitmaps.
+type BitmapName string
+
+// NewBitmapName names the bitmap of a group's generation. Generations only
+// grow; a name is never used twice.
+func NewBitmapName(g GroupTag, generation uint64) BitmapName {
+	return BitmapName(namePrefix + "b-" + string(g) + "-" + strconv.FormatUint(generation, 10))
+}
+
+// Parse splits a bitmap's name; ok is false for names that are not ours.
+func (b BitmapName) Parse() (g GroupTag, generation uint64, ok bool) {
+	k, g, suffix, ok := ParseName(string(b))
+	if !ok || k != KindBitmap {
+		return "", 0, false
+	}
+	generation, err := strconv.ParseUint(suffix, 10, 64)
+	return g, generation, err == nil
+}
+
+// Name makes a name of ours.
+func Name(k Kind, g GroupTag, suffix string) string {
+	return namePrefix + string(rune(k)) + "-" + string(g) + "-" + suffix
+}
+
+// ParseName splits a name of ours; ok is false for the names of others.
+func ParseName(name string) (k Kind, g GroupTag, suffix string, ok bool) {
+	rest, found := strings.CutPrefix(name, namePrefix)
+	if !found {
+		return 0, "", "", false
+	}
+	parts := strings.Split(rest, "-")
+	if len(parts) != 3 || len(parts[0]) != 1 || !validWord(parts[1], maxTag) || !validWord(parts[2], 20) {
+		return 0, "", "", false
+	}
+	return Kind(parts[0][0]), GroupTag(parts[1]), parts[2], true
+}
+
+// NewID is a random suffix for names.
+func NewID() string { return strings.ToLower(rand.Text()[:maxSuffix]) }
+
+// ValidateID refuses suffixes that make bad names.
+func ValidateID(id string) error {
+	if !validWord(id, maxSuffix) {
+		return fmt.Errorf("id %q: want 1 to %d of a-z and 0-9", id, maxSuffix)
+	}
+	return nil
+}
+
+func validWord(s string, most int) bool {
+	if len(s) == 0 || len(s) > most {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
+}

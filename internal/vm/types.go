@@ -1,0 +1,171 @@
+package vm
+
+import "fmt"
+
+// Version is a hypervisor's version.
+type Version struct {
+	Major, Minor, Micro int
+	Package             string // the distribution's addition, for people
+}
+
+// String is the version as people write it: "7.2.22".
+func (v Version) String() string {
+	return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
+}
+
+// Less orders versions; Package does not count.
+func (v Version) Less(o Version) bool {
+	if v.Major != o.Major {
+		return v.Major < o.Major
+	}
+	if v.Minor != o.Minor {
+		return v.Minor < o.Minor
+	}
+	return v.Micro < o.Micro
+}
+
+// Identity says which VM this is, and which of its instances.
+type Identity struct {
+	UUID    string // "" when the VM was given none
+	Name    string // "" when the VM was given none
+	Version Version
+	// Instance differs for every process that runs the VM: after a restart
+	// it is another one, and every bitmap that was not persistent is gone.
+	Instance string
+}
+
+// RunState is the hypervisor's word for what the VM does now.
+type RunState string
+
+// Run states callers branch on; there are more.
+const (
+	StateRunning   RunState = "running"
+	StatePaused    RunState = "paused"
+	StatePreLaunch RunState = "prelaunch"
+	StateShutdown  RunState = "shutdown"
+)
+
+// Volume is a writable disk of a VM.
+type Volume struct {
+	// Name is for people and for catalog look-ups: the node name when it was
+	// given by a person, else the drive's or the device's id.
+	Name string
+	// Node is the name to use with all other calls on this instance.
+	Node string
+	// Device is the guest device's id or path, "" without one.
+	Device string
+	// Size in bytes.
+	Size int64
+	// Format is the driver of the node that holds the data: raw, qcow2, …
+	Format string
+	// File is where the data is, as the hypervisor names it.
+	File string
+	// IOThread is the id of the thread that serves the device, "" for the
+	// main loop.
+	IOThread string
+	// PersistentBitmaps says whether bitmaps can outlive a clean stop.
+	PersistentBitmaps bool
+	// Tapped says whether a tap of ours is on the volume.
+	Tapped bool
+}
+
+// BitmapRef names a bitmap of a volume.
+type BitmapRef struct {
+	Node string
+	Name BitmapName
+}
+
+// Bitmap is one of our bitmaps.
+type Bitmap struct {
+	BitmapRef
+	Granularity int64 // bytes that one bit stands for
+	Dirty       int64 // bytes that the set bits stand for
+	Recording   bool  // false: disabled
+	Busy        bool  // in use by an export or a job
+	Persistent  bool
+	// Inconsistent: it was not saved at the last stop and means nothing; it
+	// can only be removed.
+	Inconsistent bool
+}
+
+// BitmapSwitch is one transaction. Add comes with granularity and
+// persistence; Disable freezes bitmaps as they are at that moment.
+type BitmapSwitch struct {
+	Add         []BitmapRef
+	Disable     []BitmapRef
+	Granularity int64 // bytes; 0: DefaultBitmapGranularity
+	Persistent  bool  // only where every volume's PersistentBitmaps is true
+}
+
+// DefaultBitmapGranularity in bytes: the chunk that a resync reads again for
+// one changed byte.
+const DefaultBitmapGranularity = 64 << 10
+
+// Attach asks for taps on volumes of one VM.
+type Attach struct {
+	Group GroupTag
+	// Bitmap, when not empty, is added to every volume in one transaction
+	// before the first tap, and taken back when the attach fails.
+	Bitmap            BitmapName
+	BitmapGranularity int64 // bytes; 0: DefaultBitmapGranularity
+	PersistentBitmap  bool
+	Volumes           []AttachVolume
+}
+
+// AttachVolume is one tap to make.
+type AttachVolume struct {
+	Node   string // Volume.Node
+	Socket string // unix path the tap server listens on
+	Export string // export name, good for one connection
+	// ID makes the names of this tap; at most 12 of a-z and 0-9. Empty: a
+	// random one.
+	ID string
+}
+
+// Tap is a tap on a volume. It holds names only, so it can be stored and used
+// after a restart of ours.
+type Tap struct {
+	Volume string // node the tap is on; "" when ListTaps could not tell
+	Job    string
+	Filter string
+	Node   string
+}
+
+// ReaderConfig says how the VM's NBD server is reached.
+type ReaderConfig struct {
+	// Dir is where the VM makes its unix socket, when Address is empty. It
+	// must be writable for the VM's user.
+	Dir string
+	// Address is a server that somebody else has started: "unix:PATH" or
+	// "HOST:PORT".
+	Address string
+}
+
+// Export asks for a volume to be readable.
+type Export struct {
+	Group GroupTag
+	Node  string
+	// ID makes the export's names, like AttachVolume.ID.
+	ID string
+	// Bitmaps are offered as qemu:dirty-bitmap:NAME; they must be disabled.
+	Bitmaps []BitmapName
+	// Writable is for failback and tests.
+	Writable bool
+}
+
+// Exported is an export in place.
+type Exported struct {
+	ID      string // for Unexport
+	Node    string
+	Network string // "unix" or "tcp"; "" when ListExports does not know
+	Address string // path or HOST:PORT
+	Name    string // NBD export name
+}
+
+// URI is the export as an NBD URI.
+func (e Exported) URI() string {
+	if e.Network == "unix" {
+		return "nbd+unix:///" + e.Name + "?socket=" + e.Address
+	}
+	return "nbd://" + e.Address + "/" + e.Name
+}
