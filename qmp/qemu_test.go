@@ -1,0 +1,133 @@
+package qmp_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rephub/rephub/qmp"
+)
+
+// startQEMU starts a QEMU without a guest, pretty-printing its messages when
+// asked, and connects. It listens before it runs, so no waiting is needed.
+func startQEMU(t *testing.T, ctx context.Context, pretty string, o qmp.Options) (*qmp.Client, *exec.Cmd) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "qmp")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	defer f.Close()
+	cmd := exec.Command("qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none",
+		"-blockdev", "driver=null-co,node-name=disk,size=1M",
+		"-chardev", "socket,id=mon,fd=3,server=on,wait=off",
+		"-mon", "chardev=mon,mode=control,pretty="+pretty)
+	cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		cmd.Wait()
+	})
+	c, err := qmp.Dial(ctx, "unix:"+path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c, cmd
+}
+
+func TestRealQEMU(t *testing.T) {
+	for _, pretty := range []string{"off", "on"} {
+		t.Run("pretty="+pretty, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			c, _ := startQEMU(t, ctx, pretty, qmp.Options{HandshakeTimeout: time.Minute})
+			if v := c.Greeting().Version; v.Major < 5 {
+				t.Fatalf("version %+v", v)
+			}
+			if !c.OOB() {
+				t.Fatal("no out-of-band execution")
+			}
+			var nodes []struct {
+				Name string `json:"node-name"`
+			}
+			if err := c.Execute(ctx, "query-named-block-nodes", map[string]any{"flat": true}, &nodes); err != nil {
+				t.Fatal(err)
+			}
+			if len(nodes) != 1 || nodes[0].Name != "disk" {
+				t.Fatalf("nodes %+v", nodes)
+			}
+			var schema json.RawMessage
+			if err := c.Execute(ctx, "query-qmp-schema", nil, &schema); err != nil || len(schema) < 100_000 {
+				t.Fatalf("schema of %d bytes, %v", len(schema), err)
+			}
+			if err := c.Execute(ctx, "no-such-command", nil, nil); !errors.Is(err, qmp.CommandNotFound) {
+				t.Fatalf("got %v", err)
+			}
+			if err := c.ExecuteOOB(ctx, "query-status", nil, nil); !errors.Is(err, qmp.GenericError) {
+				t.Fatalf("a command that cannot run out of band: %v", err)
+			}
+			sub := c.Subscribe(0)
+			if err := c.Execute(ctx, "quit", nil, nil); err != nil {
+				t.Fatal(err)
+			}
+			if e, err := sub.Next(ctx); err != nil || e.Name != "SHUTDOWN" {
+				t.Fatalf("got %+v, %v", e, err)
+			}
+			<-c.Done()
+			if !errors.Is(c.Err(), qmp.ErrConnectionLost) {
+				t.Fatalf("got %v", c.Err())
+			}
+		})
+	}
+}
+
+// A stopped QEMU costs callers their contexts and nothing else.
+func TestStoppedQEMU(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, cmd := startQEMU(t, ctx, "off", qmp.Options{HandshakeTimeout: time.Minute})
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		short, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
+		if err := c.Execute(short, "query-status", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("got %v", err)
+		}
+		cancel()
+	}
+	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	var s struct{ Status string }
+	if err := c.Execute(ctx, "query-status", nil, &s); err != nil || s.Status == "" {
+		t.Fatalf("after it went on: %+v, %v", s, err)
+	}
+}
+
+// A second client of a monitor that serves one gets a clear error.
+func TestMonitorInUse(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, _ := startQEMU(t, ctx, "off", qmp.Options{HandshakeTimeout: time.Minute})
+	addr := "unix:" + c.RemoteAddr().String()
+	if _, err := qmp.Dial(ctx, addr, qmp.Options{HandshakeTimeout: 50 * time.Millisecond}); !errors.Is(err, qmp.ErrNoGreeting) {
+		t.Fatalf("got %v", err)
+	}
+}
