@@ -7,6 +7,7 @@ import (
 	"net"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -29,19 +30,26 @@ func startQEMU(t *testing.T, ctx context.Context, pretty string, o qmp.Options) 
 		t.Fatal(err)
 	}
 	l.Close()
-	defer f.Close()
+
 	cmd := exec.Command("qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none",
-		"-blockdev", "driver=null-co,node-name=disk,size=1M",
+		"-blockdev", "driver=null-co,node-name=disk,size=1048576",
 		"-chardev", "socket,id=mon,fd=3,server=on,wait=off",
 		"-mon", "chardev=mon,mode=control,pretty="+pretty)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
 	cmd.ExtraFiles = append(cmd.ExtraFiles, f)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	err = cmd.Start()
+	f.Close() // or a connection would wait for a QEMU that ended
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		cmd.Wait()
+		if t.Failed() {
+			t.Logf("QEMU said: %s", stderr.String())
+		}
 	})
 	c, err := qmp.Dial(ctx, "unix:"+path, o)
 	if err != nil {
@@ -56,7 +64,7 @@ func TestRealQEMU(t *testing.T) {
 		t.Run("pretty="+pretty, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			c, _ := startQEMU(t, ctx, pretty, qmp.Options{HandshakeTimeout: time.Minute})
+			c, _ := startQEMU(t, ctx, pretty, qmp.Options{HandshakeTimeout: 10 * time.Second})
 			if v := c.Greeting().Version; v.Major < 5 {
 				t.Fatalf("version %+v", v)
 			}
@@ -101,7 +109,7 @@ func TestRealQEMU(t *testing.T) {
 func TestStoppedQEMU(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c, cmd := startQEMU(t, ctx, "off", qmp.Options{HandshakeTimeout: time.Minute})
+	c, cmd := startQEMU(t, ctx, "off", qmp.Options{HandshakeTimeout: 10 * time.Second})
 	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +133,7 @@ func TestStoppedQEMU(t *testing.T) {
 func TestMonitorInUse(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c, _ := startQEMU(t, ctx, "off", qmp.Options{HandshakeTimeout: time.Minute})
+	c, _ := startQEMU(t, ctx, "off", qmp.Options{HandshakeTimeout: 10 * time.Second})
 	addr := "unix:" + c.RemoteAddr().String()
 	if _, err := qmp.Dial(ctx, addr, qmp.Options{HandshakeTimeout: 50 * time.Millisecond}); !errors.Is(err, qmp.ErrNoGreeting) {
 		t.Fatalf("got %v", err)
