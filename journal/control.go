@@ -61,7 +61,8 @@ type Control interface {
 // Seq+1. Zero means the next free one. Every volume needs a sync afterwards,
 // except those in Whole, of which nothing was missed.
 type Attach struct {
-	Seq    Seq        `json:"seq,omitempty"`
+	Epoch  Epoch      `json:"epoch"`         // AppendControl fills it in
+	Seq    Seq        `json:"seq,omitempty"` // AppendControl fills it in when 0
 	Whole  []VolumeID `json:"whole,omitempty"`
 	Reason string     `json:"reason,omitempty"`
 	Host   string     `json:"host,omitempty"`

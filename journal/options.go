@@ -1,0 +1,60 @@
+package journal
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Options of a Log. Zero fields are the defaults given.
+type Options struct {
+	// SegmentBytes: a segment is sealed before it would grow beyond. 64 MiB.
+	SegmentBytes int64
+	// SegmentEntries bounds the entries of a segment, and with them the memory
+	// of its index until it is sealed. 65,536, which is also the most.
+	SegmentEntries int
+	// MaxPending bounds the sealed segments that wait for their index file;
+	// their indexes are in memory. Beyond it Append answers ErrBehind. 32.
+	MaxPending int
+	// MaxOpenFiles bounds the segment files kept open for reading. 512.
+	MaxOpenFiles int
+	// Now is the wall clock of control records and sync data. time.Now.
+	Now func() time.Time
+	// Logger gets what happens in the background. Nothing is logged by default.
+	Logger *slog.Logger
+}
+
+// EnsureDefaults fills in the zero fields.
+func (o *Options) EnsureDefaults() {
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = 64 << 20
+	}
+	if o.SegmentEntries == 0 {
+		o.SegmentEntries = maxBatchEntries
+	}
+	if o.MaxPending == 0 {
+		o.MaxPending = 32
+	}
+	if o.MaxOpenFiles == 0 {
+		o.MaxOpenFiles = 512
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Validate tells what is out of range.
+func (o *Options) Validate() error {
+	switch {
+	case o.SegmentBytes < 2*segmentBlock:
+		return fmt.Errorf("segments of %d bytes are too small", o.SegmentBytes)
+	case o.SegmentEntries < 1 || o.SegmentEntries > maxBatchEntries:
+		return fmt.Errorf("segments of %d entries: 1 to %d are possible", o.SegmentEntries, maxBatchEntries)
+	case o.MaxPending < 1 || o.MaxOpenFiles < 1:
+		return fmt.Errorf("limits of %d waiting segments and %d files: at least 1", o.MaxPending, o.MaxOpenFiles)
+	}
+	return nil
+}
