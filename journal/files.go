@@ -1,0 +1,134 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rephub/rephub/internal/vfs"
+)
+
+// fileCache keeps segment files open for reading, at most max of them and one
+// per read under way.
+type fileCache struct {
+	open func(number uint32) (vfs.File, error)
+	max  int
+
+	mu     sync.RWMutex
+	files  map[uint32]*openFile
+	closed bool
+}
+
+// openFile is closed when its last user is gone; the cache counts as one.
+type openFile struct {
+	vfs.File
+	refs atomic.Int32
+	used atomic.Bool // since the cache last looked for one to give up
+}
+
+func (f *openFile) release() {
+	if f.refs.Add(-1) == 0 {
+		f.Close()
+	}
+}
+
+// get is the file of a segment; release it after use.
+func (c *fileCache) get(number uint32) (*openFile, error) {
+	c.mu.RLock()
+	f := c.files[number]
+	if f != nil {
+		f.refs.Add(1)
+		if !f.used.Load() {
+			f.used.Store(true)
+		}
+	}
+	c.mu.RUnlock()
+	if f != nil {
+		return f, nil
+	}
+	file, err := c.open(number)
+	if err != nil {
+		return nil, err
+	}
+	f = &openFile{File: file}
+	f.refs.Store(1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.files[number] != nil {
+		return f, nil // somebody was faster: this one is closed after use
+	}
+	if len(c.files) >= c.max {
+		c.evict()
+	}
+	f.refs.Add(1)
+	c.files[number] = f
+	return f, nil
+}
+
+// evict gives up a file that was not used lately. It needs mu.
+func (c *fileCache) evict() {
+	for range 2 {
+		for number, f := range c.files {
+			if !f.used.Swap(false) {
+				delete(c.files, number)
+				f.release()
+				return
+			}
+		}
+	}
+}
+
+// drop gives up a segment's file.
+func (c *fileCache) drop(number uint32) {
+	c.mu.Lock()
+	f := c.files[number]
+	delete(c.files, number)
+	c.mu.Unlock()
+	if f != nil {
+		f.release()
+	}
+}
+
+func (c *fileCache) close() {
+	c.mu.Lock()
+	files := c.files
+	c.files, c.closed = nil, true
+	c.mu.Unlock()
+	for _, f := range files {
+		f.release()
+	}
+}
+
+// openSegment opens a segment's file for reading.
+func (l *Log) openSegment(number uint32) (vfs.File, error) {
+	f, err := l.fs.OpenFile(l.path(number), os.O_RDONLY, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		l.mu.Lock()
+		dropped := number < l.st.segs[0].number
+		l.mu.Unlock()
+		if dropped {
+			return nil, fmt.Errorf("open segment %d: %w", number, ErrDropped)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open segment %d: %w", number, err)
+	}
+	return f, nil
+}
+
+// ReadPayload fills p with payload bytes from byte pos of a segment, a place
+// that the index gave. Their checksum is not looked at: p may be a part of a
+// payload. ErrDropped when the segment has been dropped since.
+func (l *Log) ReadPayload(p []byte, segment uint32, pos int64) error {
+	f, err := l.files.get(segment)
+	if err != nil {
+		return err
+	}
+	defer f.release()
+	if n, err := f.ReadAt(p, pos); n < len(p) {
+		return fmt.Errorf("read %d bytes at %d of %s: %w", len(p), pos, l.path(segment), err)
+	}
+	return nil
+}

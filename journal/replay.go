@@ -1,0 +1,393 @@
+package journal
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/journal/index"
+)
+
+// replayer finds the end of a log from its files, without changing them.
+type replayer struct {
+	fs      vfs.FS
+	path    func(uint32) string
+	numbers []uint32        // of the files
+	heads   []segmentHeader // of those; without timelines
+	flaws   []*CorruptError // what is wrong with a header, or nil
+	lengths []int64         // bytes
+
+	start   int          // the first segment that may not be durable
+	mems    []*index.Mem // of heads[start:]
+	entries []int        // of heads[start:]
+	chain   chain        // at the end
+	end     int64        // bytes of the last segment
+
+	cut   *CorruptError // why the log ends before its files do, if so
+	cutAt Pos
+}
+
+// listSegments gives the numbers of the segment files, ascending. Unfinished
+// temporary files are not looked at.
+func listSegments(fs vfs.FS, dir string) ([]uint32, error) {
+	entries, err := fs.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("list segments: %w", err)
+	}
+	var numbers []uint32
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".rhj")
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(name, 10, 32)
+		if err != nil || n == 0 || segmentName(uint32(n)) != e.Name() {
+			continue
+		}
+		numbers = append(numbers, uint32(n))
+	}
+	slices.Sort(numbers)
+	return numbers, nil
+}
+
+// readSegments reads the headers of all segments.
+func readSegments(fs vfs.FS, dir string, path func(uint32) string) (*replayer, error) {
+	r := &replayer{fs: fs, path: path}
+	var err error
+	if r.numbers, err = listSegments(fs, dir); err != nil {
+		return nil, err
+	}
+	if len(r.numbers) == 0 {
+		return nil, fmt.Errorf("no segment in %s: %w", dir, os.ErrNotExist)
+	}
+	buf := make([]byte, segmentBlock)
+	r.heads, r.flaws = make([]segmentHeader, len(r.numbers)), make([]*CorruptError, len(r.numbers))
+	for i, n := range r.numbers {
+		if want := r.numbers[0] + uint32(i); n != want {
+			return nil, &CorruptError{File: path(want), Detail: "the segment's file is missing"}
+		}
+		h, flaw, err := r.readHeader(n, buf, false)
+		if err != nil {
+			return nil, err
+		}
+		if flaw == nil && i > 0 && r.flaws[0] == nil && h.group != r.heads[0].group {
+			flaw = &CorruptError{File: path(n), Offset: 16, Len: 16, Detail: "segment of another group"}
+		}
+		r.heads[i], r.flaws[i] = h, flaw
+	}
+	return r, nil
+}
+
+// readHeader reads a segment's header; a flaw is what is wrong with its bytes.
+func (r *replayer) readHeader(n uint32, buf []byte, timeline bool) (h segmentHeader, flaw *CorruptError, err error) {
+	f, err := r.fs.OpenFile(r.path(n), os.O_RDONLY, 0)
+	if err != nil {
+		return h, nil, fmt.Errorf("open segment: %w", err)
+	}
+	defer f.Close()
+	return readSegmentHeader(f, r.path(n), n, buf, timeline)
+}
+
+func readSegmentHeader(f vfs.File, name string, n uint32, buf []byte, timeline bool) (h segmentHeader, flaw *CorruptError, err error) {
+	got, err := f.ReadAt(buf[:segmentBlock], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return h, nil, fmt.Errorf("read header of %s: %w", name, err)
+	}
+	bad := func(n int64, err error) *CorruptError {
+		return &CorruptError{File: name, Len: n, Detail: err.Error()}
+	}
+	size, serr := segmentHeaderSize(buf[:got])
+	if serr != nil {
+		return h, bad(segmentBlock, serr), nil
+	}
+	buf = buf[:got]
+	if size != int64(got) {
+		buf = make([]byte, size)
+		if _, err := f.ReadAt(buf, 0); errors.Is(err, io.EOF) {
+			return h, bad(size, errors.New("segment header is cut off")), nil
+		} else if err != nil {
+			return h, nil, fmt.Errorf("read header of %s: %w", name, err)
+		}
+	}
+	if derr := h.decode(buf, timeline); derr != nil {
+		return h, bad(size, derr), nil
+	}
+	if h.number != n {
+		return h, bad(size, fmt.Errorf("segment is number %d", h.number)), nil
+	}
+	return h, nil, nil
+}
+
+func (r *replayer) active() *segmentHeader { return &r.heads[len(r.heads)-1] }
+
+// replay finds the end of the log, reading the last segment, and those before
+// it that it does not vouch for.
+func (r *replayer) replay() error {
+	last := len(r.heads) - 1
+	for last >= 0 && r.flaws[last] != nil {
+		last--
+	}
+	if last < 0 {
+		return r.flaws[0]
+	}
+	run, err := r.run(last, nil)
+	if err != nil {
+		return err
+	}
+	first := r.numbers[0]
+	r.start = last
+	if run.chain.synced.Before(Pos{Segment: r.numbers[last]}) {
+		r.start = int(max(run.chain.synced.Segment, first) - first)
+	}
+	if err := r.measure(last); err != nil {
+		return err
+	}
+	runs := make([]segmentRun, 0, last-r.start+1)
+	for i := r.start; i < last && r.cut == nil; i++ {
+		var before *chain
+		if i > r.start {
+			before = &runs[len(runs)-1].chain
+		}
+		one, err := r.run(i, before)
+		if err != nil {
+			return err
+		}
+		runs = r.take(runs, one, i)
+	}
+	if r.cut == nil {
+		if last > r.start {
+			run.flaw = joinFlaw(runs[len(runs)-1].chain, r.heads[last], r.path(r.numbers[last]), run.flaw)
+		}
+		runs = r.take(runs, run, last)
+	}
+	if len(runs) == 0 {
+		return r.cut
+	}
+	if r.cut == nil && last < len(r.heads)-1 {
+		r.cut, r.cutAt = r.flaws[last+1], Pos{Segment: r.numbers[last+1]}
+	}
+	r.finish(runs)
+	return nil
+}
+
+// take adds one segment's run, or notes where the log ends.
+func (r *replayer) take(runs []segmentRun, one segmentRun, i int) []segmentRun {
+	if one.flaw == nil {
+		return append(runs, one)
+	}
+	r.cut, r.cutAt = one.flaw, Pos{Segment: r.numbers[i], Off: one.end}
+	if one.end > 0 {
+		runs = append(runs, one)
+	}
+	return runs
+}
+
+// finish leaves only what belongs to the log.
+func (r *replayer) finish(runs []segmentRun) {
+	n := r.start + len(runs)
+	r.heads, r.lengths = r.heads[:n], r.lengths[:n]
+	for i, one := range runs {
+		r.mems, r.entries = append(r.mems, one.mem), append(r.entries, one.entries)
+		r.lengths[r.start+i] = one.end
+	}
+	end := runs[len(runs)-1]
+	r.chain, r.end = end.chain, end.end
+}
+
+// measure finds the lengths of the sealed segments and compares them with the
+// files, for those that are durable.
+func (r *replayer) measure(last int) error {
+	r.lengths = make([]int64, len(r.heads))
+	for i := range last {
+		if i < r.start && r.flaws[i] != nil {
+			return r.flaws[i]
+		}
+		if r.flaws[i+1] != nil {
+			continue
+		}
+		r.lengths[i] = r.heads[i+1].prevLen
+		if i >= r.start {
+			continue
+		}
+		info, err := r.fs.Stat(r.path(r.numbers[i]))
+		if err != nil {
+			return err
+		}
+		if info.Size() < r.lengths[i] {
+			return &CorruptError{File: r.path(r.numbers[i]), Offset: info.Size(), Len: r.lengths[i] - info.Size(), Detail: "the segment's end is missing"}
+		}
+	}
+	return nil
+}
+
+// segmentRun is what reading one segment found.
+type segmentRun struct {
+	chain   chain
+	end     int64 // bytes that are good; 0 when the header is not
+	entries int
+	mem     *index.Mem
+	flaw    *CorruptError // what ended it early
+}
+
+// run reads a segment from its start. With before, the segment must continue it.
+func (r *replayer) run(i int, before *chain) (segmentRun, error) {
+	name := r.path(r.numbers[i])
+	if r.flaws[i] != nil {
+		return segmentRun{flaw: r.flaws[i]}, nil
+	}
+	f, err := r.fs.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return segmentRun{}, fmt.Errorf("open segment: %w", err)
+	}
+	defer f.Close()
+	h, flaw, err := readSegmentHeader(f, name, r.numbers[i], make([]byte, segmentBlock), true)
+	if err != nil || flaw != nil {
+		return segmentRun{flaw: flaw}, err
+	}
+	if before != nil {
+		if flaw := joinFlaw(*before, h, name, nil); flaw != nil {
+			return segmentRun{flaw: flaw}, nil
+		}
+	}
+	size, err := f.Size()
+	if err != nil {
+		return segmentRun{}, err
+	}
+	want := size
+	if i+1 < len(r.heads) && r.flaws[i+1] == nil {
+		want = r.heads[i+1].prevLen
+	}
+	one, err := runSegment(f, name, &h, min(size, want))
+	if err == nil && one.flaw == nil && size < want {
+		one.flaw = &CorruptError{File: name, Offset: size, Len: want - size, Detail: "the segment's end is missing"}
+	}
+	return one, err
+}
+
+// joinFlaw tells whether a segment does not continue the one before it.
+func joinFlaw(c chain, h segmentHeader, name string, flaw *CorruptError) *CorruptError {
+	if c.hash == h.prev && c.last+1 == h.firstSeq {
+		return flaw
+	}
+	return &CorruptError{File: name, Len: h.size, Detail: fmt.Sprintf(
+		"segment begins at seq %d after batch %x, the one before ends at %d with batch %x", h.firstSeq, h.prev, c.last, c.hash)}
+}
+
+// runSegment reads the batches of a segment of size bytes, to its end or the
+// first flaw.
+func runSegment(f vfs.File, name string, h *segmentHeader, size int64) (segmentRun, error) {
+	br := &batchReader{segReader: segReader{f: f, size: size}, name: name, group: h.group, segment: h.number, sealer: newSealer()}
+	run := segmentRun{chain: chainAt(h), end: h.size, mem: index.NewMem()}
+	for {
+		b, err := br.read(run.end, true)
+		if errors.Is(err, io.EOF) {
+			return run, nil
+		}
+		if err == nil && len(b.bad) > 0 {
+			err = &b.bad[0]
+		}
+		if err == nil {
+			if ferr := run.chain.follow(b, br.payload); ferr != nil {
+				err = br.flaw(run.end, b.size, "%v", ferr)
+			}
+		}
+		var flaw *CorruptError
+		if errors.As(err, &flaw) {
+			run.flaw = flaw
+			return run, nil
+		} else if err != nil {
+			return run, err
+		}
+		addToIndex(run.mem, b, h.number)
+		run.entries += len(b.entries)
+		run.end += b.size
+	}
+}
+
+// addToIndex enters the entries of a batch read back.
+func addToIndex(m *index.Mem, b *batch, segment uint32) {
+	for _, e := range b.entries {
+		if e.Op.Data() {
+			m.Add(index.Extent{Volume: uint32(e.Volume), Off: e.Off, Len: int64(e.Len), Seq: uint64(e.Seq),
+				Zero: e.Op != OpWrite, Segment: segment, Pos: e.pos})
+		}
+	}
+}
+
+var batchMagicBytes = binary.LittleEndian.AppendUint32(nil, batchMagic)
+
+// proofAfter looks for a header behind the place where the log broke off that
+// says that this place was durable.
+func (r *replayer) proofAfter(at Pos) (Pos, bool, error) {
+	for i, n := range r.numbers {
+		if n < at.Segment {
+			continue
+		}
+		if n > at.Segment && i < len(r.flaws) && r.flaws[i] == nil {
+			h, flaw, err := r.readHeader(n, make([]byte, segmentBlock), false)
+			if err != nil {
+				return Pos{}, false, err
+			}
+			if flaw == nil && at.Before(h.synced) {
+				return Pos{Segment: n}, true, nil
+			}
+		}
+		from := int64(0)
+		if n == at.Segment {
+			from = at.Off
+		}
+		if off, ok, err := r.proofIn(n, from, at); err != nil || ok {
+			return Pos{n, off}, ok, err
+		}
+	}
+	return Pos{}, false, nil
+}
+
+// proofIn looks at every place of one segment, from byte from on, where a batch
+// might begin.
+func (r *replayer) proofIn(n uint32, from int64, at Pos) (int64, bool, error) {
+	name := r.path(n)
+	f, err := r.fs.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return 0, false, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return 0, false, err
+	}
+	br := &batchReader{segReader: segReader{f: f, size: size}, name: name, group: r.heads[0].group, segment: n, sealer: newSealer()}
+	scan := segReader{f: f, size: size}
+	for off := (from + 7) &^ 7; off < size; off += window {
+		p, err := scan.bytes(off, int(min(window, size-off)))
+		if err != nil {
+			return 0, false, br.fail(err)
+		}
+		for i := 0; ; i += 8 {
+			j := bytes.Index(p[min(i, len(p)):], batchMagicBytes)
+			if j < 0 {
+				break
+			}
+			if i += j; i%8 != 0 {
+				i &^= 7
+				continue
+			}
+			b, err := br.read(off+int64(i), false)
+			var flaw *CorruptError
+			switch {
+			case err == nil && at.Before(b.synced):
+				return off + int64(i), true, nil
+			case err != nil && !errors.As(err, &flaw):
+				return 0, false, err
+			}
+		}
+	}
+	return 0, false, nil
+}
