@@ -106,7 +106,7 @@ func (l *Log) openSegment(number uint32) (vfs.File, error) {
 	f, err := l.fs.OpenFile(l.path(number), os.O_RDONLY, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		l.mu.Lock()
-		dropped := number < l.st.segs[0].number
+		dropped := number <= l.st.dropped || number < l.st.segs[0].number
 		l.mu.Unlock()
 		if dropped {
 			return nil, fmt.Errorf("open segment %d: %w", number, ErrDropped)

@@ -35,6 +35,8 @@ type Log struct {
 
 	syncMu sync.Mutex
 
+	dropMu sync.Mutex // one DropBefore at a time; taken before the others
+
 	mu sync.Mutex
 	st state // guarded by mu
 
@@ -59,6 +61,7 @@ type state struct {
 	active   *writer
 	unsynced []*writer // sealed, not yet synced
 	pending  []*writer // sealed, not yet indexed
+	dropped  uint32    // segments up to it are gone, or going
 	dirDirty int       // segment files made or removed since the directory was synced
 
 	failed error // sticks until Recover

@@ -147,9 +147,42 @@ func (l *Log) rewriteUnsynced() error {
 	return nil
 }
 
-// rewrite checks a segment and copies it to a new file in its place.
+// rewrite copies a segment to a new file, checks the copy, and puts it in the
+// segment's place.
 func (l *Log) rewrite(w *writer, prev *segmentRun) (*segmentRun, error) {
-	h, flaw, err := readSegmentHeader(w.file, w.name, w.number, make([]byte, segmentBlock), true)
+	temp := w.name + vfs.TempSuffix
+	f, err := l.fs.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	run, err := l.fill(f, w, prev)
+	if err == nil {
+		err = l.fs.Rename(temp, w.name)
+	}
+	if err != nil {
+		f.Close()
+		l.fs.Remove(temp)
+		return nil, err
+	}
+	w.file.Close() // its errors are known
+	w.file = f
+	l.files.drop(w.number)
+	return run, nil
+}
+
+// fill writes the bytes of w to f, checks what f then holds, and syncs it.
+func (l *Log) fill(f vfs.File, w *writer, prev *segmentRun) (*segmentRun, error) {
+	r := segReader{f: w.file, size: w.length}
+	for at := int64(0); at < w.length; at += window {
+		p, err := r.bytes(at, int(min(window, w.length-at)))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := f.WriteAt(p, at); err != nil {
+			return nil, err
+		}
+	}
+	h, flaw, err := readSegmentHeader(f, w.name, w.number, make([]byte, segmentBlock), true)
 	if err != nil {
 		return nil, err
 	}
@@ -159,48 +192,12 @@ func (l *Log) rewrite(w *writer, prev *segmentRun) (*segmentRun, error) {
 	if flaw != nil {
 		return nil, flaw
 	}
-	run, err := runSegment(w.file, w.name, &h, w.length)
+	run, err := runSegment(f, w.name, &h, w.length)
 	if err != nil {
 		return nil, err
 	}
 	if run.flaw != nil {
 		return nil, run.flaw
 	}
-	temp := w.name + vfs.TempSuffix
-	f, err := l.copySynced(temp, w.file, w.length)
-	if err != nil {
-		l.fs.Remove(temp)
-		return nil, err
-	}
-	if err := l.fs.Rename(temp, w.name); err != nil {
-		f.Close()
-		return nil, err
-	}
-	w.file.Close() // its errors are known
-	w.file = f
-	l.files.drop(w.number)
-	return &run, nil
-}
-
-// copySynced writes n bytes of src to a new file and syncs it.
-func (l *Log) copySynced(name string, src vfs.File, n int64) (vfs.File, error) {
-	f, err := l.fs.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	r := segReader{f: src, size: n}
-	for at := int64(0); at < n && err == nil; at += window {
-		var p []byte
-		if p, err = r.bytes(at, int(min(window, n-at))); err == nil {
-			_, err = f.WriteAt(p, at)
-		}
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+	return &run, f.Sync()
 }
