@@ -48,6 +48,7 @@ type View interface {
 type Records interface {
 	PutMount(ctx context.Context, r Record) error
 	DeleteMount(ctx context.Context, id string) error
+	Mounts(ctx context.Context) ([]Record, error)
 }
 
 // Record is all that is needed to serve a mount again.
