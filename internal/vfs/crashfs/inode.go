@@ -2,7 +2,9 @@ package crashfs
 
 import (
 	"io"
+	"maps"
 	"math/rand/v2"
+	"slices"
 )
 
 const (
@@ -69,15 +71,25 @@ func (n *inode) write(p []byte, off int64, allocate bool) {
 
 // sync brings what is dirty to the disk. What a failed sync lost stays lost.
 func (n *inode) sync() {
-	n.setDisk(len(n.data), func(versions [][]byte) []byte { return versions[len(versions)-1] })
-	n.dirty, n.sizes = map[int64][][]byte{}, nil
+	disk := append([]byte(nil), n.data...)
+	for s := range n.lost {
+		if s*sector >= int64(len(disk)) {
+			continue
+		}
+		was := disk[s*sector : min((s+1)*sector, int64(len(disk)))]
+		clear(was)
+		if s*sector < int64(len(n.disk)) {
+			copy(was, n.disk[s*sector:])
+		}
+	}
+	n.disk, n.dirty, n.sizes = disk, map[int64][][]byte{}, nil
 }
 
 func (n *inode) setDisk(size int, pick func([][]byte) []byte) {
 	disk := make([]byte, size)
 	copy(disk, n.disk)
-	for s, versions := range n.dirty {
-		if v := pick(versions); v != nil && s*sector < int64(size) {
+	for _, s := range slices.Sorted(maps.Keys(n.dirty)) {
+		if v := pick(n.dirty[s]); v != nil && s*sector < int64(size) {
 			copy(disk[s*sector:], v)
 		}
 	}
