@@ -2,6 +2,7 @@ package tap
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/rephub/rephub/journal"
 )
@@ -53,7 +54,7 @@ type Slot struct {
 type State struct {
 	Epoch      journal.Epoch
 	Last       journal.Seq // newest seq assigned, of any epoch; the write may still be on its way into the ring
-	Consumed   journal.Seq // newest seq released by the consumer in this epoch, 0 when none
+	Consumed   journal.Seq // newest seq released by a consumer, 0 when none
 	Void       bool        // writes are answered and not recorded
 	Cut        journal.Seq // while void: the last seq recorded before
 	Voids      uint64      // times the ring went void, for whatever reason; it begins void
@@ -92,4 +93,53 @@ func (r VoidReason) String() string {
 		return "corrupt ring"
 	}
 	return fmt.Sprintf("VoidReason(%d)", uint32(r))
+}
+
+// State pictures the ring now. When the producer died in the middle of a change, it may show a part of it.
+func (c *Consumer) State() State { return c.ring.State() }
+
+// State pictures the ring now.
+func (r *Ring) State() State {
+	h := r.head
+	var s State
+	for range math.MaxUint16 {
+		v := h.stateVersion.Load()
+		s = r.picture()
+		if v%2 == 0 && h.stateVersion.Load() == v {
+			break
+		}
+	}
+	return s
+}
+
+// picture reads everything once.
+func (r *Ring) picture() State {
+	h := r.head
+	s := State{
+		Epoch:      journal.Epoch(h.epoch.Load()),
+		Last:       journal.Seq(h.last.Load()),
+		Consumed:   journal.Seq(h.consumed.Load()),
+		Void:       h.void.Load() != 0,
+		Cut:        journal.Seq(h.cut.Load()),
+		Voids:      h.voids.Load(),
+		Reason:     VoidReason(h.reason.Load()),
+		VoidWrites: h.voidWrites.Load(),
+		VoidBytes:  h.voidBytes.Load(),
+		Losses:     h.losses.Load(),
+		Size:       int64(len(r.data)),
+	}
+	if tail, head := h.tail.Load(), h.head.Load(); tail <= head {
+		s.Used = int64(min(head-tail, uint64(len(r.data))))
+	}
+	for i := range r.slots {
+		m := &r.slots[i]
+		if m.volume.Load() == 0 {
+			break
+		}
+		s.Slots = append(s.Slots, Slot{
+			Volume: journal.VolumeID(m.volume.Load()), State: SlotState(m.state.Load()), Size: int64(m.size.Load()),
+			Offers: m.offers.Load(), Losses: m.losses.Load(),
+		})
+	}
+	return s
 }

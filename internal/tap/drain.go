@@ -1,0 +1,59 @@
+package tap
+
+import (
+	"context"
+	"time"
+)
+
+// DrainConfig tunes Drain. Zero fields are the defaults named here.
+type DrainConfig struct {
+	// MaxRun is the most that is handed on at once, in bytes; default 4 MiB.
+	MaxRun int
+	// Tick is how long the next run may gather after a small one; default 2 ms. It costs latency only under load: a write that comes to an idle ring is handed on at once.
+	Tick time.Duration
+	// Changed, if set, is called in Drain's goroutine, between runs, when State has changed (as for Wait) and once at first.
+	Changed func()
+}
+
+// Drain hands runs to sink and releases them when sink returns nil, until ctx ends, sink fails, or the ring turns out broken.
+// A run that sink failed on is not released: the next consumer finds it again.
+func (c *Consumer) Drain(ctx context.Context, cfg DrainConfig, sink func(Run) error) error {
+	if cfg.MaxRun <= 0 {
+		cfg.MaxRun = 4 << 20
+	}
+	if cfg.Tick <= 0 {
+		cfg.Tick = 2 * time.Millisecond
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func() {}
+	}
+	seen := ^uint64(0)
+	for ctx.Err() == nil {
+		if v := c.ring.head.stateVersion.Load() &^ 1; v != seen {
+			seen = v
+			cfg.Changed()
+		}
+		run, ok, err := c.Next(cfg.MaxRun)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			if err := c.Wait(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := sink(run); err != nil {
+			return err
+		}
+		if err := c.Release(run); err != nil {
+			return err
+		}
+		if run.Bytes() < cfg.MaxRun/2 {
+			if err := c.Pause(ctx, cfg.Tick); err != nil {
+				return err
+			}
+		}
+	}
+	return context.Cause(ctx)
+}
