@@ -61,12 +61,14 @@ type batch struct {
 // next read.
 type batchReader struct {
 	segReader
-	name    string // of the file, for errors
-	group   GroupID
-	segment uint32
-	sealer  *sealer
-	heads   []byte
-	b       batch
+	name  string // of the file, for errors
+	group GroupID
+	// anyGroup: the segment's header, which would tell the group, is unreadable.
+	anyGroup bool
+	segment  uint32
+	sealer   *sealer
+	heads    []byte
+	b        batch
 }
 
 // flaw makes the error that says where.
@@ -106,7 +108,7 @@ func (r *batchReader) read(off int64, payloads bool) (*batch, error) {
 		return nil, r.flaw(off, b.size, "checksum of the batch's headers is %08x, %08x stored", crc, b.crc)
 	}
 	b.hash = hash
-	if b.at != (Pos{r.segment, off}) || b.group != r.group {
+	if b.at != (Pos{r.segment, off}) || b.group != r.group && !r.anyGroup {
 		return nil, r.flaw(off, batchHeaderSize, "batch belongs to group %s, segment %d, byte %d", b.group, b.at.Segment, b.at.Off)
 	}
 	return b, nil

@@ -364,14 +364,27 @@ func (r *replayer) proofIn(n uint32, from int64, at Pos) (int64, bool, error) {
 		return 0, false, err
 	}
 	br := &batchReader{segReader: segReader{f: f, size: size}, name: name, group: r.heads[0].group, segment: n, sealer: newSealer()}
-	scan := segReader{f: f, size: size}
-	for off := (from + 7) &^ 7; off < size; off += window {
-		p, err := scan.bytes(off, int(min(window, size-off)))
-		if err != nil {
-			return 0, false, br.fail(err)
+	for off := (from + 7) &^ 7; ; off += 8 {
+		if off, err = nextBatch(br, off); err != nil || off < 0 {
+			return 0, false, err
 		}
-		for i := 0; ; i += 8 {
-			j := bytes.Index(p[min(i, len(p)):], batchMagicBytes)
+		if at.Before(br.b.synced) {
+			return off, true, nil
+		}
+	}
+}
+
+// nextBatch finds the first place at or after off where a whole batch begins
+// (whatever its payloads), and reads it. Negative when there is none.
+func nextBatch(r *batchReader, off int64) (int64, error) {
+	scan := segReader{f: r.f, size: r.size}
+	for off = (off + 7) &^ 7; off < r.size; off += window {
+		p, err := scan.bytes(off, int(min(window, r.size-off)))
+		if err != nil {
+			return -1, r.fail(err)
+		}
+		for i := 0; i < len(p); i += 8 {
+			j := bytes.Index(p[i:], batchMagicBytes)
 			if j < 0 {
 				break
 			}
@@ -379,15 +392,14 @@ func (r *replayer) proofIn(n uint32, from int64, at Pos) (int64, bool, error) {
 				i &^= 7
 				continue
 			}
-			b, err := br.read(off+int64(i), false)
+			_, err := r.read(off+int64(i), false)
 			var flaw *CorruptError
-			switch {
-			case err == nil && at.Before(b.synced):
-				return off + int64(i), true, nil
-			case err != nil && !errors.As(err, &flaw):
-				return 0, false, err
+			if err == nil {
+				return off + int64(i), nil
+			} else if !errors.As(err, &flaw) {
+				return -1, err
 			}
 		}
 	}
-	return 0, false, nil
+	return -1, nil
 }
