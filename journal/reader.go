@@ -76,6 +76,16 @@ func (r *batchReader) flaw(off, n int64, format string, args ...any) *CorruptErr
 	return &CorruptError{File: r.name, Offset: off, Len: max(n, 1), Detail: fmt.Sprintf(format, args...)}
 }
 
+// because keeps the reason when it is one that no interrupted write explains.
+func (e *CorruptError) because(err error) *CorruptError {
+	for _, cause := range []error{ErrVersion, errForeign} {
+		if errors.Is(err, cause) {
+			e.cause = cause
+		}
+	}
+	return e
+}
+
 // read reads the batch at off; with payloads, it also compares their
 // checksums (b.bad). At the end of the segment the error is io.EOF. What is not
 // a whole batch is a *CorruptError; other errors come from the disk.
@@ -92,7 +102,7 @@ func (r *batchReader) read(off int64, payloads bool) (*batch, error) {
 	b := &r.b
 	b.entries, b.bad = b.entries[:0], b.bad[:0]
 	if err := b.decode(head); err != nil {
-		return nil, r.flaw(off, batchHeaderSize, "%v", err)
+		return nil, r.flaw(off, batchHeaderSize, "%v", err).because(err)
 	}
 	var raw [batchHeaderSize]byte
 	copy(raw[:], head)

@@ -78,7 +78,10 @@ func readSegments(fs vfs.FS, dir string, path func(uint32) string) (*replayer, e
 			return nil, err
 		}
 		if flaw == nil && i > 0 && r.flaws[0] == nil && h.group != r.heads[0].group {
-			flaw = &CorruptError{File: path(n), Offset: 16, Len: 16, Detail: "segment of another group"}
+			flaw = &CorruptError{File: path(n), Offset: 16, Len: 16, Detail: "segment of another group", cause: errForeign}
+		}
+		if flaw != nil && flaw.cause != nil {
+			return nil, flaw
 		}
 		r.heads[i], r.flaws[i] = h, flaw
 	}
@@ -101,7 +104,7 @@ func readSegmentHeader(f vfs.File, name string, n uint32, buf []byte, timeline b
 		return h, nil, fmt.Errorf("read header of %s: %w", name, err)
 	}
 	bad := func(n int64, err error) *CorruptError {
-		return &CorruptError{File: name, Len: n, Detail: err.Error()}
+		return (&CorruptError{File: name, Len: n, Detail: err.Error()}).because(err)
 	}
 	size, serr := segmentHeaderSize(buf[:got])
 	if serr != nil {
@@ -120,7 +123,7 @@ func readSegmentHeader(f vfs.File, name string, n uint32, buf []byte, timeline b
 		return h, bad(size, derr), nil
 	}
 	if h.number != n {
-		return h, bad(size, fmt.Errorf("segment is number %d", h.number)), nil
+		return h, bad(size, fmt.Errorf("%w: segment is number %d", errForeign, h.number)), nil
 	}
 	return h, nil, nil
 }
@@ -299,7 +302,7 @@ func runSegment(f vfs.File, name string, h *segmentHeader, size int64) (segmentR
 			}
 		}
 		var flaw *CorruptError
-		if errors.As(err, &flaw) {
+		if errors.As(err, &flaw) && flaw.cause == nil {
 			run.flaw = flaw
 			return run, nil
 		} else if err != nil {

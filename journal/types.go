@@ -132,11 +132,22 @@ type CorruptError struct {
 	Offset int64 // of the first byte in doubt
 	Len    int64 // bytes in doubt
 	Detail string
+	// cause is set when no interrupted write can have left these bytes: the
+	// log does not just end here.
+	cause error
 }
+
+// errForeign: the bytes are whole, and belong elsewhere.
+var errForeign = errors.New("file belongs elsewhere")
 
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("%s: bytes %d to %d: %s", e.File, e.Offset, e.Offset+max(e.Len, 1)-1, e.Detail)
 }
 
-// Unwrap makes errors.Is(err, ErrCorrupt) true.
-func (e *CorruptError) Unwrap() error { return ErrCorrupt }
+// Unwrap makes errors.Is(err, ErrCorrupt) true, and ErrVersion where it applies.
+func (e *CorruptError) Unwrap() []error {
+	if e.cause == nil {
+		return []error{ErrCorrupt}
+	}
+	return []error{ErrCorrupt, e.cause}
+}
