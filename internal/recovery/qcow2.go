@@ -29,7 +29,11 @@ func writeQcow2(ctx context.Context, x *exporter, v *exportVolume) error {
 		return fmt.Errorf("serve view: %w", err)
 	}
 	defer stop()
-	cmd := exec.CommandContext(ctx, tool, "convert", "-p", "-W", "-f", "raw", "-O", "qcow2", uri, v.temp)
+	temp, err := filepath.Abs(v.temp) // a relative name with a colon is a protocol to qemu-img
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, tool, "convert", "-p", "-W", "-f", "raw", "-O", "qcow2", uri, temp)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second

@@ -222,10 +222,10 @@ func (c *comparer) eachData(r block.Range, visit func(block.Range) error) error 
 // readCurrent fills b from the replica.
 func (c *comparer) readCurrent(b []byte, off int64) error {
 	n, err := c.current.ReadAt(b, off)
-	if n == len(b) {
+	if n == len(b) && (err == nil || err == io.EOF) {
 		return nil
 	}
-	if err == nil {
+	if err == nil || err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
 	return &Error{Op: "read replica", Off: off, Len: int64(len(b)), Err: err}
