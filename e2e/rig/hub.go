@@ -1,0 +1,239 @@
+// Package rig holds what the end-to-end tests stand on: a real hub behind the
+// real command line, and a load whose writes depend on each other across disks.
+// QEMUs come from internal/vm/vmtest.
+package rig
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// build compiles the program once per test binary, as "make build" would.
+var build = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	root := strings.TrimSpace(string(out))
+	exe := filepath.Join(root, "bin", "rephub-e2e")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", exe, "./cmd/rephub")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build rephub: %w: %s", err, msg)
+	}
+	return exe, nil
+})
+
+// Hub is a hub with everything in one folder. It can be killed and started
+// again; the folder goes with the test.
+type Hub struct {
+	t   testing.TB
+	exe string
+	Dir string // holds data, sockets and log
+
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	exited chan struct{}
+}
+
+// NewHub starts a hub in a folder of its own.
+func NewHub(t testing.TB) *Hub {
+	t.Helper()
+	// Short, because paths of unix sockets are at most 107 bytes.
+	dir, err := os.MkdirTemp("", "rig")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewHubIn(t, dir)
+}
+
+// NewHubIn starts a hub in dir, which is removed with the test.
+func NewHubIn(t testing.TB, dir string) *Hub {
+	t.Helper()
+	exe, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &Hub{t: t, exe: exe, Dir: dir}
+	t.Cleanup(h.cleanup)
+	h.Start()
+	return h
+}
+
+// Data is the hub's data folder.
+func (h *Hub) Data() string { return filepath.Join(h.Dir, "data") }
+
+// Address is where the hub's API is.
+func (h *Hub) Address() string { return "unix:" + filepath.Join(h.Dir, "api.sock") }
+
+// Start starts the hub and waits until it answers.
+func (h *Hub) Start(args ...string) {
+	h.t.Helper()
+	h.Launch(args...)
+	h.Eventually("the hub answers", time.Minute, func() error {
+		select {
+		case <-h.exited:
+			h.t.Fatalf("the hub ended:\n%s", h.Log())
+		default:
+		}
+		_, err := h.CLI("status", "-o", "json")
+		return err
+	})
+}
+
+// Launch starts the hub and does not wait.
+func (h *Hub) Launch(args ...string) {
+	h.t.Helper()
+	log, err := os.OpenFile(filepath.Join(h.Dir, "hub.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(h.exe, append([]string{"hub", "--data", h.Data(),
+		"--nbd", "unix:" + filepath.Join(h.Dir, "mounts.sock"), "--api", h.Address()}, args...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(exited)
+	}()
+	h.mu.Lock()
+	h.cmd, h.exited = cmd, exited
+	h.mu.Unlock()
+}
+
+// Kill kills the hub where it stands and waits until it is gone. The keeper and
+// the catalog are processes of their own; the catalog goes by itself.
+func (h *Hub) Kill() { h.end(syscall.SIGKILL, 10*time.Second) }
+
+// Stop ends the hub in order; it must exit with status 0.
+func (h *Hub) Stop() {
+	h.t.Helper()
+	h.end(syscall.SIGTERM, time.Minute)
+	if code := h.cmd.ProcessState.ExitCode(); code != 0 {
+		h.t.Errorf("the hub ended with %s:\n%s", h.cmd.ProcessState, h.Log())
+	}
+}
+
+// Freeze stops the hub in its tracks, Thaw lets it go on.
+func (h *Hub) Freeze() { h.signal(syscall.SIGSTOP) }
+
+// Thaw is the end of Freeze.
+func (h *Hub) Thaw() { h.signal(syscall.SIGCONT) }
+
+// PID is the hub's process.
+func (h *Hub) PID() int { return h.cmd.Process.Pid }
+
+func (h *Hub) signal(s syscall.Signal) {
+	h.t.Helper()
+	if err := h.cmd.Process.Signal(s); err != nil {
+		h.t.Fatalf("signal the hub: %v", err)
+	}
+}
+
+func (h *Hub) end(s syscall.Signal, limit time.Duration) {
+	h.t.Helper()
+	_ = h.cmd.Process.Signal(s)
+	select {
+	case <-h.exited:
+	case <-time.After(limit):
+		h.t.Fatalf("the hub is still there %s after %s:\n%s", limit, s, h.Log())
+	}
+}
+
+// Log is what the hub and its children have written so far.
+func (h *Hub) Log() string {
+	data, _ := os.ReadFile(filepath.Join(h.Dir, "hub.log"))
+	return string(data)
+}
+
+// cleanup ends everything that works in the hub's folder and fails the test
+// for what did not go by itself.
+func (h *Hub) cleanup() {
+	if h.t.Failed() {
+		h.t.Logf("log of the hub:\n%s", h.Log())
+	}
+	_ = h.cmd.Process.Signal(syscall.SIGCONT)
+	_ = h.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-h.exited:
+	case <-time.After(30 * time.Second):
+		h.t.Error("the hub did not stop")
+		_ = h.cmd.Process.Kill()
+		<-h.exited
+	}
+	for _, p := range h.Processes() {
+		_ = syscall.Kill(p, syscall.SIGKILL) // keepers of taps that outlive the test
+	}
+	if err := os.RemoveAll(h.Dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		h.t.Errorf("remove the hub's folder: %v", err)
+	}
+}
+
+// Processes are the living processes that have the hub's folder in their
+// command line, the hub itself among them.
+func (h *Hub) Processes() []int {
+	var pids []int
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil || !bytes.HasPrefix(data, []byte(h.exe+"\x00")) || !bytes.Contains(data, []byte(h.Dir)) {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscanf(name, "/proc/%d/", &pid); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// CLI runs a command of the command line; the error has what it printed to
+// standard error.
+func (h *Hub) CLI(args ...string) (stdout string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	var out, msg bytes.Buffer
+	cmd := exec.CommandContext(ctx, h.exe, args...)
+	cmd.Env = append(os.Environ(), "REPHUB_HUB="+h.Address())
+	cmd.Stdout, cmd.Stderr = &out, &msg
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("rephub %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(msg.String()))
+	}
+	return out.String(), nil
+}
+
+// Must runs a command that has to succeed.
+func (h *Hub) Must(args ...string) string {
+	h.t.Helper()
+	out, err := h.CLI(args...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return out
+}
+
+// JSON runs a command with -o json and decodes what it prints.
+func (h *Hub) JSON(into any, args ...string) {
+	h.t.Helper()
+	out := h.Must(append(args, "-o", "json")...)
+	if err := json.Unmarshal([]byte(out), into); err != nil {
+		h.t.Fatalf("output of rephub %s: %v\n%s", args[0], err, out)
+	}
+}
