@@ -1,0 +1,65 @@
+package catalog
+
+import (
+	"time"
+
+	"github.com/rephub/rephub/journal"
+)
+
+// VM is a VM that somebody added to a hub.
+type VM struct {
+	Name      string    `json:"name"`
+	QMP       string    `json:"qmp"`
+	NBDServer string    `json:"nbd_server,omitempty"`
+	Created   time.Time `json:"created"`
+}
+
+// Intent is what the user wants of a group.
+type Intent string
+
+// The intents.
+const (
+	IntentProtect Intent = "protect"
+	IntentPause   Intent = "pause"
+	IntentStop    Intent = "stop"
+)
+
+// Group is a consistency group of a hub. Dir names its folder in the hub's data.
+type Group struct {
+	ID      journal.GroupID `json:"id"`
+	Name    string          `json:"name"` // unique in the catalog
+	Hub     string          `json:"hub"`  // whose data it is in
+	Intent  Intent          `json:"intent"`
+	History time.Duration   `json:"history_ns"`
+	Volumes []Volume        `json:"volumes"`
+	Created time.Time       `json:"created"`
+}
+
+// Volume is a volume of a group, with an identity of its own.
+type Volume struct {
+	UUID string           `json:"uuid"`
+	ID   journal.VolumeID `json:"id"`   // in the group's journal
+	Name string           `json:"name"` // VM/NODE when it was added; unique in the group
+	VM   string           `json:"vm"`
+	Node string           `json:"node"` // looked up again at every attach
+	Size int64            `json:"size"` // bytes
+}
+
+// Mount is a mount of a hub.
+type Mount struct {
+	ID       string          `json:"id"`
+	GroupID  journal.GroupID `json:"group_id"`
+	Group    string          `json:"group"`
+	Seq      journal.Seq     `json:"seq"`
+	Time     time.Time       `json:"time"`
+	Writable bool            `json:"writable"`
+	Created  time.Time       `json:"created"`
+}
+
+// Checkpoint is a named point of a group.
+type Checkpoint struct {
+	Name    string      `json:"name"`
+	Seq     journal.Seq `json:"seq"`
+	Time    time.Time   `json:"time"`
+	Created time.Time   `json:"created"`
+}

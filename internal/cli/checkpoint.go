@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/rephub/rephub/internal/api"
+)
+
+func (a *app) checkpointCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "checkpoint", Short: "Named recovery points", RunE: needSubcommand}
+	cmd.AddCommand(a.checkpointCreateCommand(), a.checkpointListCommand())
+	return cmd
+}
+
+func (a *app) checkpointCreateCommand() *cobra.Command {
+	var req api.CheckpointRequest
+	cmd := &cobra.Command{
+		Use:               "create G",
+		Short:             "Name the group's newest point; retention keeps it",
+		Example:           "  rephub checkpoint create shop --name before-upgrade\n  rephub mount shop --at checkpoint:before-upgrade",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeGroups,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(func(c *api.Client) error {
+				p, err := c.CreateCheckpoint(cmd.Context(), args[0], req)
+				if err != nil {
+					return err
+				}
+				return a.print(p, func(t *table) { checkpointsTable(t, []api.Checkpoint{p}) })
+			})
+		},
+	}
+	cmd.Flags().StringVar(&req.Name, "name", "", "`name` (default: made from the time)")
+	return cmd
+}
+
+func (a *app) checkpointListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list G", Short: "List a group's checkpoints", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeGroups,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(func(c *api.Client) error {
+				l, err := c.ListCheckpoints(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return a.print(l, func(t *table) { checkpointsTable(t, l.Checkpoints) })
+			})
+		},
+	}
+}
+
+func checkpointsTable(t *table, l []api.Checkpoint) {
+	t.row("CHECKPOINT", "SEQ", "TIME", "KIND")
+	for _, p := range l {
+		t.row(p.Name, num(p.Seq), timeText(p.Time), p.Kind)
+	}
+}

@@ -1,0 +1,35 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/keeper"
+)
+
+// keeperCommand is how hub and agent start a keeper.
+func (a *app) keeperCommand() *cobra.Command {
+	var cfg keeper.Config
+	cmd := &cobra.Command{
+		Use: "keeper", Short: "Run a tap keeper; the hub starts it", Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error { return keeper.Run(cmd.Context(), cfg) },
+	}
+	cmd.Flags().StringVar(&cfg.Dir, "dir", "", "its `directory`")
+	must(cmd.MarkFlagRequired("dir"))
+	return cmd
+}
+
+// catalogServerCommand is how the hub starts its catalog's server.
+func (a *app) catalogServerCommand() *cobra.Command {
+	var cfg catalog.ServerConfig
+	cmd := &cobra.Command{
+		Use: "catalog-server", Short: "Run the catalog's server; the hub starts it", Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.Parent = a.env.Stdin
+			return catalog.Serve(cmd.Context(), cfg)
+		},
+	}
+	cmd.Flags().StringVar(&cfg.Dir, "dir", "", "its `directory`")
+	must(cmd.MarkFlagRequired("dir"))
+	return cmd
+}

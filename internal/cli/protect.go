@@ -1,0 +1,167 @@
+package cli
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rephub/rephub/internal/api"
+)
+
+func (a *app) protectCommand() *cobra.Command {
+	var req api.ProtectRequest
+	var history string
+	var wait bool
+	cmd := &cobra.Command{
+		Use:   "protect VM...",
+		Short: "Protect VMs as one consistency group",
+		Long: `Protect VMs as one consistency group: the writes of all their volumes get one
+order, and every recovery point holds all of them at one moment.
+
+The command returns when every write is recorded; the first recovery point
+is there when the initial sync is done. --wait waits for that.`,
+		Example: `  rephub protect web --wait
+  rephub protect web db --group shop --history 72h
+  rephub protect web --volume disk0 --volume disk1`,
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.completeVMs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			keep, err := parseHistory(history)
+			if err != nil {
+				return err
+			}
+			req.VMs, req.HistorySeconds = args, keep.Seconds()
+			return a.ask(func(c *api.Client) error {
+				task, err := c.Protect(cmd.Context(), req)
+				if err != nil {
+					return err
+				}
+				if task, err = a.follow(cmd.Context(), c, task, goesOn); err != nil {
+					return err
+				}
+				if wait {
+					return a.waitProtected(cmd.Context(), c, task.Group)
+				}
+				return a.printGroup(cmd.Context(), c, task.Group)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&req.Group, "group", "", "`name` of the group (default: that of the first VM)")
+	f.StringArrayVar(&req.Volumes, "volume", nil, "only this `NODE or VM/NODE`; again for more (default: all volumes)")
+	f.StringVar(&history, "history", "24h", "how much history to keep: 90m, 24h, 7d")
+	f.BoolVar(&wait, "wait", false, "show the sync and return when the group is protected")
+	return cmd
+}
+
+// parseHistory reads a duration that may be in days.
+func parseHistory(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		var n float64
+		if n, err = strconv.ParseFloat(days, 64); err == nil && n < 100*365 {
+			d = time.Duration(n * float64(24*time.Hour))
+		}
+	}
+	if err != nil || d <= 0 {
+		return 0, withHint(usageError{"bad history " + quote(s)}, "use a duration like 90m, 24h or 7d")
+	}
+	return d, nil
+}
+
+func (a *app) unprotectCommand() *cobra.Command {
+	var keep bool
+	cmd := &cobra.Command{
+		Use:               "unprotect G",
+		Short:             "End a group's protection",
+		Long:              "End a group's protection: its taps are taken away in order, the VM does not\nnotice, and the history is removed unless --keep-history is given.",
+		Example:           "  rephub unprotect shop --keep-history",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeGroups,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(func(c *api.Client) error {
+				task, err := c.Unprotect(cmd.Context(), args[0], keep)
+				if err != nil {
+					return err
+				}
+				if task, err = a.follow(cmd.Context(), c, task, goesOn); err != nil {
+					return err
+				}
+				text := "group " + args[0] + " is no longer protected"
+				if keep {
+					text += "; its history is kept"
+				}
+				return a.done(task, text)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&keep, "keep-history", false, "keep what was recorded, and its recovery points")
+	return cmd
+}
+
+func (a *app) pauseCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "pause G",
+		Short:             "Take a group's taps away for a while",
+		Long:              "Take a group's taps away for a while, so that QEMU allows snapshots, backup\nand resize of its volumes. Dirty bitmaps remember what changes.",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeGroups,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(func(c *api.Client) error {
+				task, err := c.Pause(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if _, err = a.follow(cmd.Context(), c, task, goesOn); err != nil {
+					return err
+				}
+				return a.printGroup(cmd.Context(), c, args[0])
+			})
+		},
+	}
+}
+
+func (a *app) resumeCommand() *cobra.Command {
+	var wait bool
+	cmd := &cobra.Command{
+		Use:               "resume G",
+		Short:             "Put a paused group's taps back and sync what changed",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeGroups,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(func(c *api.Client) error {
+				task, err := c.Resume(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if _, err = a.follow(cmd.Context(), c, task, goesOn); err != nil {
+					return err
+				}
+				if wait {
+					return a.waitProtected(cmd.Context(), c, args[0])
+				}
+				return a.printGroup(cmd.Context(), c, args[0])
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "show the sync and return when the group is protected")
+	return cmd
+}
+
+// syncTotals adds up the syncs of a group.
+func syncTotals(g *api.GroupStatus) (p api.Progress) {
+	for _, v := range g.Volumes {
+		if v.Sync != nil {
+			p.Step = v.Sync.Kind + " sync"
+			p.DoneBytes += v.Sync.DoneBytes
+			p.TotalBytes += v.Sync.TotalBytes
+		}
+	}
+	if p.Step == "" {
+		p.Step = fmt.Sprintf("%s: %s", g.State, dash(g.Reason))
+	}
+	return p
+}
