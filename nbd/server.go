@@ -41,7 +41,7 @@ func NewServer(exports Exports, cfg ServerConfig) (*Server, error) {
 	}
 	cfg.EnsureDefaults()
 	s := &Server{exports: exports, cfg: cfg, log: cfg.Logger, budget: newBudget(cfg.MemoryBudget)}
-	s.watch = newWatchdog(s)
+	s.watch = newWatchdog()
 	s.state.listeners = make(map[net.Listener]struct{})
 	s.state.conns = make(map[*conn]struct{})
 	return s, nil

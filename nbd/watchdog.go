@@ -18,6 +18,7 @@ const (
 type watchdog struct {
 	fast atomic.Bool // looks at calls; else a new call must wake it
 	wake chan struct{}
+	idle time.Duration // idleTick
 
 	state struct {
 		sync.Mutex
@@ -35,8 +36,8 @@ type watched struct {
 	idle     int // idle ticks without activity
 }
 
-func newWatchdog(*Server) *watchdog {
-	d := &watchdog{wake: make(chan struct{}, 1)}
+func newWatchdog() *watchdog {
+	d := &watchdog{wake: make(chan struct{}, 1), idle: idleTick}
 	d.state.sessions = make(map[*session]struct{})
 	d.state.stopped = make(chan struct{})
 	return d
@@ -89,7 +90,7 @@ func (d *watchdog) poke() {
 }
 
 func (d *watchdog) run() {
-	timer := time.NewTimer(idleTick)
+	timer := time.NewTimer(d.idle)
 	defer timer.Stop()
 	quiet, lastIdle, resting := 0, time.Now(), false
 	for {
@@ -113,11 +114,11 @@ func (d *watchdog) run() {
 			}
 		}
 		big := true
-		if now := time.Now(); now.Sub(lastIdle) >= idleTick {
+		if now := time.Now(); now.Sub(lastIdle) >= d.idle {
 			lastIdle = now
 			big = d.lookForIdle()
 		}
-		next := idleTick
+		next := d.idle
 		switch fast := d.fast.Load(); {
 		case fast && quiet < quietTicks:
 			next = fastTick
