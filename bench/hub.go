@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// hub is "rephub hub" with everything below one folder.
+type hub struct {
+	*server
+	dir string
+}
+
+func startHub(ctx context.Context, dir string) (*hub, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	h := &hub{dir: dir}
+	var err error
+	h.server, err = start(binary, "hub", "--data", filepath.Join(dir, "data"),
+		"--nbd", "unix:"+filepath.Join(dir, "mounts.sock"), "--api", h.address())
+	if err != nil {
+		return nil, err
+	}
+	var last error
+	err = h.until(ctx, 20*time.Second, "answer", func() bool {
+		last = h.cli(ctx, nil, "status")
+		return last == nil
+	})
+	if err != nil {
+		h.stop()
+		return nil, fmt.Errorf("%w: %v", err, last)
+	}
+	return h, nil
+}
+
+func (h *hub) address() string { return "unix:" + filepath.Join(h.dir, "api.sock") }
+
+// cli runs one rephub command; its JSON goes into out unless that is nil.
+func (h *hub) cli(ctx context.Context, out any, args ...string) error {
+	if out != nil {
+		args = append(args, "-o", "json")
+	}
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Env = append(os.Environ(), "REPHUB_HUB="+h.address())
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("rephub %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(stdout.Bytes(), out)
+}
+
+// protect follows an emulator's volumes as a group of the same name and
+// returns how long it took until they were protected.
+func (h *hub) protect(ctx context.Context, name string, e *emulator) (time.Duration, error) {
+	if err := h.cli(ctx, nil, "vm", "add", name, "--qmp", e.qmp, "--nbd-server", "unix:"+e.socket); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	err := h.cli(ctx, nil, "protect", name, "--group", name, "--wait")
+	return time.Since(began), err
+}
+
+// unprotect forgets a group and its VM.
+func (h *hub) unprotect(ctx context.Context, name string) error {
+	if err := h.cli(ctx, nil, "unprotect", name); err != nil {
+		return err
+	}
+	return h.cli(ctx, nil, "vm", "remove", name)
+}
+
+// wholeGroup fails when a group is anything but protected.
+func (h *hub) wholeGroup(ctx context.Context, name string) error {
+	var s struct {
+		Groups []struct{ Name, State, Reason string }
+	}
+	if err := h.cli(ctx, &s, "status", name); err != nil {
+		return err
+	}
+	for _, g := range s.Groups {
+		if g.Name == name && g.State != "protected" {
+			return fmt.Errorf("group %s is %s: %s", name, g.State, g.Reason)
+		}
+	}
+	if len(s.Groups) != 1 {
+		return fmt.Errorf("status shows %d groups, not one", len(s.Groups))
+	}
+	return nil
+}
