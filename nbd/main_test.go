@@ -84,15 +84,21 @@ func (r *running) uri(export string) string {
 // serve starts a server that is closed, and checked for borrowed memory, at the end of the test.
 func serve(t *testing.T, exports Exports, cfg ServerConfig) *running {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "nbd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
 	s, err := NewServer(exports, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return listen(t, s)
+}
+
+// listen is serve for a server that the test has made.
+func listen(t *testing.T, s *Server) *running {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "nbd") // shorter than t.TempDir: socket names are limited
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
 	r := &running{Server: s, socket: filepath.Join(dir, "s"), scheme: "nbd+unix"}
 	l, err := net.Listen("unix", r.socket)
 	if err != nil {
