@@ -92,8 +92,9 @@ func (b *Bitmap) Get(off int64) bool {
 // Next is the first run of marked granules at or after byte from, cut to the
 // volume; false when there is none.
 func (b *Bitmap) Next(from int64) (Range, bool) {
-	first := b.scan(max(from, 0)>>b.shift, true)
-	if first >= b.granules() {
+	from = max(from, 0)
+	first := b.scan(from>>b.shift, true)
+	if from >= b.size || first >= b.granules() {
 		return Range{}, false
 	}
 	end := b.scan(first, false)

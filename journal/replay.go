@@ -112,10 +112,15 @@ func readSegmentHeader(f vfs.File, name string, n uint32, buf []byte, timeline b
 	}
 	buf = buf[:got]
 	if size != int64(got) {
+		have, err := f.Size()
+		if err != nil {
+			return h, nil, err
+		}
+		if have < size {
+			return h, bad(have, errors.New("segment header is cut off")), nil
+		}
 		buf = make([]byte, size)
-		if _, err := f.ReadAt(buf, 0); errors.Is(err, io.EOF) {
-			return h, bad(size, errors.New("segment header is cut off")), nil
-		} else if err != nil {
+		if _, err := f.ReadAt(buf, 0); err != nil {
 			return h, nil, fmt.Errorf("read header of %s: %w", name, err)
 		}
 	}
