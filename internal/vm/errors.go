@@ -47,7 +47,6 @@ type Reason string
 const (
 	ReasonTapFailed Reason = "tap-failed" // the tap's job reported an error
 	ReasonTapGone   Reason = "tap-gone"   // the tap's job is no longer there
-	ReasonTapPaused Reason = "tap-paused" // the tap's job does not run
 	ReasonMigrated  Reason = "migrated"   // the VM goes or went to another host
 )
 

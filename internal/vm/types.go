@@ -67,6 +67,9 @@ type Volume struct {
 	PersistentBitmaps bool
 	// Tapped says whether a tap of ours is on the volume.
 	Tapped bool
+	// Refusal, when not nil, says why this hypervisor cannot be trusted to
+	// have the volume protected; it is ErrRefused and carries a hint.
+	Refusal error
 }
 
 // BitmapRef names a bitmap of a volume.

@@ -72,7 +72,8 @@ type Taps interface {
 	CheckFence(ctx context.Context, taps []Tap) (RunState, error)
 	// CheckBypass answers whether every writer of a tapped volume still goes
 	// through the tap: a *BypassError when one does not. Call it after every
-	// EventDevices.
+	// EventDevices and, because QEMU tells of no device or export that comes,
+	// with the fences.
 	CheckBypass(ctx context.Context, taps []Tap) error
 }
 

@@ -1,0 +1,158 @@
+// Package qemu is vm.VM for stock QEMU over QMP: it knows which commands in
+// which order keep QEMU alive, and refuses what is known to kill it.
+//
+// What it relies on is measured and written down in docs/qemu.md.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/qmp"
+)
+
+// Config of a connection. The zero value is usable.
+type Config struct {
+	// HandshakeTimeout bounds the QMP handshake; 0 means 5 s.
+	HandshakeTimeout time.Duration
+	// RollbackTimeout bounds taking back a failed attach, whose own context
+	// may have ended; 0 means 10 s.
+	RollbackTimeout time.Duration
+	// Logger receives what callers cannot be told; nil: nothing is logged.
+	Logger *slog.Logger
+}
+
+func (c *Config) ensureDefaults() {
+	if c.RollbackTimeout <= 0 {
+		c.RollbackTimeout = 10 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// VM is a QEMU that a monitor socket leads to.
+type VM struct {
+	addr   string
+	cfg    Config
+	client *qmp.Client
+	id     vm.Identity
+	traits traits
+	jobs   *jobLog
+	reader readerState
+}
+
+var _ vm.VM = (*VM)(nil)
+
+// Open connects to a monitor, "unix:PATH" or "tcp:HOST:PORT". A VM that an
+// earlier attach of ours left paused goes on.
+func Open(ctx context.Context, addr string, cfg Config) (*VM, error) {
+	cfg.ensureDefaults()
+	network, address, err := qmp.ParseAddress(addr)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the monitor: %w", err)
+	}
+	v := &VM{addr: addr, cfg: cfg, jobs: newJobLog()}
+	v.client, err = qmp.NewClient(ctx, conn, qmp.Options{HandshakeTimeout: cfg.HandshakeTimeout, OnEvent: v.jobs.record})
+	if errors.Is(err, qmp.ErrNoGreeting) {
+		err = vm.WithHint(err, "QEMU serves one client per monitor: give rephub a -qmp socket of its own")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open monitor %s: %w", addr, err)
+	}
+	if err := v.identify(ctx, conn); err != nil {
+		v.Close()
+		return nil, fmt.Errorf("open monitor %s: %w", addr, err)
+	}
+	if err := v.endForgottenPause(ctx); err != nil {
+		v.Close()
+		return nil, fmt.Errorf("open monitor %s: %w", addr, err)
+	}
+	return v, nil
+}
+
+func (v *VM) identify(ctx context.Context, conn net.Conn) error {
+	g := v.client.Greeting().Version
+	v.id.Version = vm.Version{Major: g.Major, Minor: g.Minor, Micro: g.Micro, Package: g.Package}
+	var err error
+	if v.traits, err = traitsOf(v.id.Version); err != nil {
+		return err
+	}
+	var uuid struct {
+		UUID string `json:"UUID"`
+	}
+	if err := v.do(ctx, "query-uuid", nil, &uuid); err != nil {
+		return err
+	}
+	if strings.Trim(uuid.UUID, "0-") != "" {
+		v.id.UUID = uuid.UUID
+	}
+	var name struct {
+		Name string `json:"name"`
+	}
+	if err := v.do(ctx, "query-name", nil, &name); err != nil {
+		return err
+	}
+	v.id.Name = name.Name
+	v.id.Instance = instanceOf(conn)
+	return nil
+}
+
+// Identity implements vm.Machine.
+func (v *VM) Identity() vm.Identity { return v.id }
+
+// RunState implements vm.Machine.
+func (v *VM) RunState(ctx context.Context) (vm.RunState, error) {
+	var s struct {
+		Status vm.RunState `json:"status"`
+	}
+	err := v.do(ctx, "query-status", nil, &s)
+	return s.Status, err
+}
+
+// Done implements vm.Machine.
+func (v *VM) Done() <-chan struct{} { return v.client.Done() }
+
+// Err implements vm.Machine.
+func (v *VM) Err() error {
+	if err := v.client.Err(); err != nil {
+		return fmt.Errorf("%w: %w", vm.ErrGone, err)
+	}
+	return nil
+}
+
+// Close implements vm.Machine.
+func (v *VM) Close() error { return v.client.Close() }
+
+// args of a command.
+type args map[string]any
+
+// do runs a command, telling a lost connection in the words of package vm.
+func (v *VM) do(ctx context.Context, cmd string, a args, result any) error {
+	var arguments any
+	if a != nil {
+		arguments = a
+	}
+	err := v.client.Execute(ctx, cmd, arguments, result)
+	if errors.Is(err, qmp.ErrConnectionLost) || errors.Is(err, qmp.ErrClosed) {
+		return fmt.Errorf("%w: %w", vm.ErrGone, err)
+	}
+	return err
+}
+
+// qemuSays tells whether err is QEMU's own refusal with these words in it.
+// QEMU has one class for nearly all errors, so the words must do.
+func qemuSays(err error, words string) bool {
+	var e *qmp.Error
+	return errors.As(err, &e) && strings.Contains(e.Desc, words)
+}
