@@ -1,0 +1,258 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/rephub/rephub/internal/keeper"
+	"github.com/rephub/rephub/internal/tap"
+	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/journal"
+)
+
+// begin makes the group whole: it goes on where an earlier run of the hub
+// stopped when nothing was missed, and else attaches what is not attached and
+// starts a new epoch.
+func (a *attachment) begin(ctx context.Context) error {
+	if a.goesOn(ctx) {
+		a.epoch = a.g.log.Timeline().Epoch
+		return nil
+	}
+	if st := a.link.ring.State(); !st.Void {
+		a.g.logger.Info("the group is not whole, recording stops until it is", "epoch", st.Epoch)
+	}
+	a.lastFence(ctx)
+	if err := a.giveUp(ctx, errors.New("a new epoch begins")); err != nil {
+		return err
+	}
+	for _, m := range a.machines {
+		if err := a.attach(ctx, m); err != nil {
+			return fmt.Errorf("attach to VM %s: %w", m.ref.Name, err)
+		}
+	}
+	return a.newEpoch(ctx)
+}
+
+// goesOn tells whether every tap is connected and known to its VM, the ring has
+// recorded without a gap, and the journal is in the ring's epoch.
+func (a *attachment) goesOn(ctx context.Context) bool {
+	st := a.link.ring.State()
+	tl := a.g.log.Timeline()
+	if st.Void || !tl.Attached || st.Epoch != tl.Epoch || a.checkTaps(ctx, st) != nil {
+		return false
+	}
+	for _, m := range a.machines {
+		for _, d := range m.disks {
+			_, tapped := m.tapOf(d)
+			if !tapped || m.vm.Identity().Instance != a.g.memo.volume(d.ID).Instance || d.now.Size != d.size(&tl) {
+				return false
+			}
+		}
+		if a.checkBypass(ctx, m) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// size is what the journal says that the disk measures.
+func (d *disk) size(tl *journal.Timeline) int64 {
+	v, ok := tl.Volume(d.ID)
+	if !ok {
+		return -1
+	}
+	return v.Size()
+}
+
+// attach puts a tap on every disk of a VM that has none that works. The ring is void meanwhile.
+func (a *attachment) attach(ctx context.Context, m *machine) error {
+	long, cancel := context.WithTimeout(ctx, 6*a.g.cfg.MonitorTimeout)
+	defer cancel()
+	missing, err := a.clean(long, m)
+	if err != nil {
+		return err
+	}
+	if err := a.notes(m); err != nil {
+		return err
+	}
+	if err := a.resize(long, m); err != nil {
+		return err
+	}
+	// A disk that has a bitmap which records keeps it; the others get one, in
+	// one transaction before the first tap.
+	var with, without []disk
+	for _, d := range missing {
+		if m.remembers(d, a.g.memo.volume(d.ID)) {
+			with = append(with, d)
+		} else {
+			without = append(without, d)
+		}
+	}
+	if err := a.attachDisks(long, m, with, ""); err != nil {
+		return err
+	}
+	if len(without) > 0 {
+		gen, err := a.newBitmap()
+		if err != nil {
+			return err
+		}
+		if err := a.attachDisks(long, m, without, gen); err != nil {
+			return err
+		}
+	}
+	if err := m.look(long, a.g); err != nil {
+		return err
+	}
+	return a.checkBypass(long, m)
+}
+
+// clean takes what is left of broken taps away and returns the disks without a tap.
+func (a *attachment) clean(ctx context.Context, m *machine) ([]disk, error) {
+	st := a.link.ring.State()
+	var missing []disk
+	keep := map[string]bool{}
+	for _, d := range m.disks {
+		t, ok := m.tapOf(d)
+		if ok && slotState(st, d.ID) == tap.SlotConnected {
+			if _, err := m.vm.CheckFence(ctx, []vm.Tap{t}); err == nil {
+				keep[t.Job] = true
+				continue
+			}
+		}
+		missing = append(missing, d)
+	}
+	var broken []vm.Tap
+	for _, t := range m.taps {
+		if !keep[t.Job] {
+			broken = append(broken, t)
+		}
+	}
+	if len(broken) == 0 {
+		return missing, nil
+	}
+	if err := m.vm.Detach(ctx, broken); err != nil {
+		return nil, fmt.Errorf("take old taps away: %w", err)
+	}
+	return missing, m.look(ctx, a.g)
+}
+
+// notes makes durable which sync every disk needs from now on, before the first
+// write that only a bitmap knows of.
+func (a *attachment) notes(m *machine) error {
+	instance := m.vm.Identity().Instance
+	for _, d := range m.disks {
+		noted := a.g.memo.volume(d.ID)
+		next := memoVolume{Need: noted.Need, Instance: instance, Node: d.now.Node}
+		if !m.remembers(d, noted) {
+			next.Need = max(noted.Need, needCompare)
+			if noted.Need == needFull && noted.Instance != "" {
+				// What was copied from the other instance may have changed since.
+				if err := a.g.deps.Replica.SetSyncProgress(d.ID, 0); err != nil {
+					return fmt.Errorf("begin the initial sync of %s anew: %w", d.Name(), err)
+				}
+			}
+		}
+		if err := a.g.memo.setNeed(d.ID, next); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resize follows volumes that have another size than at the last attach. What
+// is beyond the old end is found by comparing.
+func (a *attachment) resize(_ context.Context, m *machine) error {
+	tl := a.g.log.Timeline()
+	for _, d := range m.disks {
+		if d.now.Size == d.size(&tl) {
+			continue
+		}
+		a.g.logger.Info("volume has a new size", "volume", d.Name(), "bytes", d.now.Size)
+		noted := a.g.memo.volume(d.ID)
+		noted.Need = max(noted.Need, needCompare)
+		if err := a.g.memo.setNeed(d.ID, noted); err != nil {
+			return err
+		}
+		if err := a.g.deps.Replica.ResizeVolume(d.ID, d.now.Size); err != nil {
+			return fmt.Errorf("resize the replica of %s: %w", d.Name(), err)
+		}
+	}
+	return nil
+}
+
+// attachDisks offers and attaches taps on disks of one VM, all or none.
+func (a *attachment) attachDisks(ctx context.Context, m *machine, disks []disk, bitmap vm.BitmapName) error {
+	if len(disks) == 0 {
+		return nil
+	}
+	k := a.link.keeper
+	if err := k.Ping(ctx); err != nil {
+		return fmt.Errorf("probe the tap keeper: %w", err)
+	}
+	var ask []keeper.Volume
+	for _, d := range disks {
+		ask = append(ask, keeper.Volume{ID: d.ID, Size: d.now.Size})
+	}
+	group := a.g.spec.ID.String()
+	offers, err := k.Offer(ctx, group, ask)
+	if err != nil {
+		return fmt.Errorf("offer taps: %w", err)
+	}
+	want := vm.Attach{Group: a.g.tag, Bitmap: bitmap}
+	var ids []journal.VolumeID
+	for _, o := range offers {
+		i := slices.IndexFunc(disks, func(d disk) bool { return d.ID == o.Volume })
+		if i < 0 {
+			return fmt.Errorf("the tap keeper offered volume %d, which nobody asked for", o.Volume)
+		}
+		want.Volumes = append(want.Volumes, vm.AttachVolume{Node: disks[i].now.Node, Socket: k.TapSocket(), Export: o.Token, ID: vm.NewID()})
+		ids = append(ids, o.Volume)
+	}
+	if _, err := m.vm.Attach(ctx, want); err != nil {
+		return errors.Join(err, k.Withdraw(ctx, group, ids...))
+	}
+	return nil
+}
+
+// newEpoch has the hub grant an epoch, notes it durably, and lets the keeper record.
+func (a *attachment) newEpoch(ctx context.Context) error {
+	g := a.g
+	st := a.link.ring.State()
+	tl := g.log.Timeline()
+	epoch, err := g.deps.GrantEpoch(ctx, g.spec.ID, max(tl.Epoch, st.Epoch))
+	if err != nil {
+		return fmt.Errorf("get a new epoch: %w", err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = ""
+	}
+	seq := a.firstSeq(st)
+	if err := g.stream.control(epoch, journal.Attach{Seq: seq, Host: host, Boot: bootID()}); err != nil {
+		return fmt.Errorf("note epoch %d: %w", epoch, err)
+	}
+	if err := g.durable(ctx); err != nil {
+		return err
+	}
+	ask, cancel := context.WithTimeout(ctx, g.cfg.MonitorTimeout)
+	defer cancel()
+	if err := a.link.keeper.Unvoid(ask, g.spec.ID.String(), epoch, seq+1); err != nil {
+		return fmt.Errorf("begin to record: %w", err)
+	}
+	a.epoch = epoch
+	g.logger.Info("recording", "epoch", epoch, "seq", seq)
+	return nil
+}
+
+// firstSeq lies above every seq ever assigned. A ring that was lost may have
+// assigned as many more as it has room for.
+func (a *attachment) firstSeq(st tap.State) journal.Seq {
+	seq := max(st.Last, a.g.log.Appended()) + 1
+	if st.Epoch == 0 && a.g.log.Timeline().Epoch != 0 {
+		seq += journal.Seq(a.g.cfg.RingSize/journal.EntryHeaderSize) + 1
+	}
+	return seq
+}

@@ -1,0 +1,234 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/rephub/rephub/internal/sync"
+	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/journal"
+	"github.com/rephub/rephub/nbd"
+)
+
+// bringUp syncs what may differ, waits for the point that ends the sync, and
+// then only keeps the dirty bitmaps young.
+func (a *attachment) bringUp(ctx context.Context) error {
+	for {
+		err := a.syncAll(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil || broken(err) {
+			return err
+		}
+		a.g.report(err)
+		a.setSyncing("the sync is tried again: " + err.Error())
+		if !sleep(ctx, a.g.cfg.Retry) {
+			return nil
+		}
+	}
+	return a.rotate(ctx)
+}
+
+// syncAll syncs every volume that the journal does not know to be equal.
+func (a *attachment) syncAll(ctx context.Context) error {
+	tl := a.g.log.Timeline()
+	if len(tl.Syncing) > 0 {
+		a.setSyncing("the volumes are being copied")
+		if err := a.switchBitmaps(ctx); err != nil {
+			return err
+		}
+		for _, m := range a.machines {
+			for _, d := range m.disks {
+				if !slices.Contains(tl.Syncing, d.ID) {
+					continue
+				}
+				if err := a.syncDisk(ctx, m, d); err != nil {
+					return err
+				}
+			}
+		}
+		a.setSyncing("")
+	}
+	return a.finish(ctx)
+}
+
+// finish waits until a point after the sync is durable; only then the bitmaps
+// that the sync was made from are not needed any more.
+func (a *attachment) finish(ctx context.Context) error {
+	frozen := a.frozenNames()
+	tick := time.NewTicker(a.g.cfg.SyncEvery)
+	defer tick.Stop()
+	for {
+		if tl := a.g.log.DurableTimeline(); tl.Open && tl.Epoch == a.epoch {
+			break
+		}
+		select {
+		case a.kick <- struct{}{}:
+		default:
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	for _, m := range a.machines {
+		for _, d := range m.disks {
+			noted := a.g.memo.volume(d.ID)
+			noted.Need = needBitmap
+			if err := a.g.memo.setNeed(d.ID, noted); err != nil {
+				return err
+			}
+		}
+	}
+	if err := a.removeBitmaps(ctx, named(frozen)); err != nil {
+		a.tryAgain("remove the bitmaps of the sync", err)
+	}
+	return nil
+}
+
+// syncDisk brings one volume of the replica up to its source.
+func (a *attachment) syncDisk(ctx context.Context, m *machine, d disk) error {
+	need := a.g.memo.volume(d.ID).Need
+	if err := a.g.stream.control(a.epoch, journal.SyncBegin{Volume: d.ID, Kind: need.String()}); err != nil {
+		return fmt.Errorf("note a sync of %s: %w", d.Name(), err)
+	}
+	defer a.g.status.setSync(d.ID, nil)
+	a.g.status.setSync(d.ID, &SyncStatus{Kind: need.String(), Progress: sync.Progress{Total: d.now.Size}})
+	r, err := a.openReader(ctx, m, d)
+	if err != nil {
+		return fmt.Errorf("read volume %s: %w", d.Name(), err)
+	}
+	defer r.close(ctx)
+	copied, err := a.copyDisk(ctx, r, d, need)
+	if err != nil {
+		return fmt.Errorf("%s sync: %w", need, err)
+	}
+	if err := a.g.stream.control(a.epoch, journal.SyncEnd{Volume: d.ID, Kind: need.String(), Bytes: copied}); err != nil {
+		return fmt.Errorf("note the end of the sync of %s: %w", d.Name(), err)
+	}
+	a.g.logger.Info("volume synced", "volume", d.Name(), "kind", need.String(), "bytes", copied)
+	return nil
+}
+
+func (a *attachment) copyDisk(ctx context.Context, r *reader, d disk, need need) (copied int64, err error) {
+	g := a.g
+	opt := sync.Options{Volume: d.Name(), Size: d.now.Size, Progress: func(p sync.Progress) {
+		copied = p.Copied
+		g.status.setSync(d.ID, &SyncStatus{Kind: need.String(), Progress: p})
+	}}
+	src := sync.NewSource(r.pool)
+	stream := &syncStream{stream: g.stream, volume: d.ID, epoch: a.epoch, last: func() journal.Seq { return a.link.ring.State().Last }}
+	current := g.deps.Replica.Latest(d.ID)
+	switch need {
+	case needCompare:
+		return copied, sync.Compare(ctx, src, current, stream, opt)
+	case needFull:
+		if err := a.copyAll(ctx, src, d, opt); err != nil {
+			return copied, err
+		}
+	}
+	if len(r.bitmaps) == 0 {
+		return copied, nil
+	}
+	total, err := sync.CountRanges(sync.DirtyRanges(ctx, r.pool, r.bitmaps...))
+	if err != nil {
+		return copied, fmt.Errorf("read dirty bitmaps: %w", err)
+	}
+	return copied, sync.Ranges(ctx, src, current, sync.DirtyRanges(ctx, r.pool, r.bitmaps...), stream, sync.RangesOptions{Options: opt, Total: total})
+}
+
+// copyAll is the initial sync. What the VM wrote since the attach is in the
+// bitmaps or in the journal, which overrides the base.
+func (a *attachment) copyAll(ctx context.Context, src sync.Source, d disk, opt sync.Options) error {
+	replica := a.g.deps.Replica
+	base, err := replica.Base(d.ID)
+	if err != nil {
+		return err
+	}
+	done := func(n int64) error { return replica.SetSyncProgress(d.ID, n) }
+	full := sync.FullOptions{Options: opt, From: replica.SyncProgress(d.ID), Checkpoint: done}
+	if err := sync.Full(ctx, src, base, full); err != nil {
+		return err
+	}
+	return done(d.now.Size)
+}
+
+// reader is an NBD connection to a volume that a VM serves.
+type reader struct {
+	vm      vm.VM
+	export  vm.Exported
+	pool    *nbd.Pool
+	bitmaps []string // frozen ones, offered as contexts
+	timeout time.Duration
+}
+
+// readerConns is the number of connections a sync reads through.
+const readerConns = 4
+
+func (a *attachment) openReader(ctx context.Context, m *machine, d disk) (*reader, error) {
+	ask, cancel := context.WithTimeout(ctx, a.g.cfg.MonitorTimeout)
+	defer cancel()
+	r := &reader{vm: m.vm, timeout: a.g.cfg.MonitorTimeout}
+	dir := filepath.Join(a.g.cfg.ReaderDir, m.ref.Name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make a place for the VM's socket: %w", err)
+	}
+	if err := m.vm.StartReader(ask, vm.ReaderConfig{Dir: dir, Address: m.ref.NBDServer}); err != nil {
+		return nil, err
+	}
+	if err := a.withdrawOld(ask, m, d); err != nil {
+		return nil, err
+	}
+	e := vm.Export{Group: a.g.tag, Node: d.now.Node, ID: vm.NewID()}
+	contexts := []string{nbd.ContextAllocation}
+	for _, b := range m.frozen(d) {
+		e.Bitmaps = append(e.Bitmaps, b.Name)
+		r.bitmaps = append(r.bitmaps, string(b.Name))
+		contexts = append(contexts, sync.BitmapContext(string(b.Name)))
+	}
+	var err error
+	if r.export, err = m.vm.Export(ask, e); err != nil {
+		return nil, err
+	}
+	if r.pool, err = nbd.DialPool(ask, r.export.URI(), readerConns, nbd.DialOptions{Contexts: contexts}); err != nil {
+		return nil, errors.Join(err, m.vm.Unexport(ask, r.export.ID))
+	}
+	return r, nil
+}
+
+// withdrawOld takes away exports that an earlier run left behind: they hold bitmaps busy.
+func (a *attachment) withdrawOld(ctx context.Context, m *machine, d disk) error {
+	old, err := m.vm.ListExports(ctx, a.g.tag)
+	if err != nil {
+		return fmt.Errorf("list exports: %w", err)
+	}
+	for _, e := range old {
+		if e.Node != d.now.Node && e.Node != "" {
+			continue
+		}
+		if err := m.vm.Unexport(ctx, e.ID); err != nil && !errors.Is(err, vm.ErrBusy) {
+			return fmt.Errorf("withdraw an old export: %w", err)
+		}
+	}
+	return nil
+}
+
+// close leaves the volume; also when ctx has ended already.
+func (r *reader) close(ctx context.Context) {
+	r.pool.Close()
+	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.timeout)
+	defer cancel()
+	for {
+		err := r.vm.Unexport(ask, r.export.ID)
+		if !errors.Is(err, vm.ErrBusy) || !sleep(ask, 20*time.Millisecond) {
+			return // what is left is withdrawn before the next sync
+		}
+	}
+}

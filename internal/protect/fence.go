@@ -1,0 +1,216 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	gosync "sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rephub/rephub/internal/tap"
+	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/journal"
+)
+
+// fences remembers the newest fence.
+type fences struct {
+	mu   gosync.Mutex
+	last journal.Seq
+	time time.Time // when last was the newest seq and the taps were then found whole
+}
+
+func (f *fences) seq() journal.Seq {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last
+}
+
+func (f *fences) whole() (time.Time, journal.Seq) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.time, f.last
+}
+
+func (f *fences) set(seq journal.Seq, at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last, f.time = seq, at
+}
+
+// VoidError: the keeper answers the taps and records nothing.
+type VoidError struct {
+	Reason tap.VoidReason
+	Cut    journal.Seq
+}
+
+func (e *VoidError) Error() string {
+	switch e.Reason {
+	case tap.VoidFull:
+		return "writes came faster than the journal's disk took them; what was missed is synced next"
+	case tap.VoidMemory:
+		return "the keeper's memory for writes on their way is used up; what was missed is synced next"
+	}
+	return fmt.Sprintf("writes are not recorded (%s); what was missed is synced next", e.Reason)
+}
+
+// TapLostError: a VM's tap is gone, so writes may be missing.
+type TapLostError struct {
+	Volume string
+	Detail string
+}
+
+func (e *TapLostError) Error() string {
+	return fmt.Sprintf("the tap of volume %s was lost (%s); what was missed is synced next", e.Volume, e.Detail)
+}
+
+// fencer fences until something is not whole any more.
+func (a *attachment) fencer(ctx context.Context) error {
+	silent := time.Time{}
+	for {
+		err := a.fence(ctx)
+		switch {
+		case err == nil:
+			silent = time.Time{}
+			a.announce()
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case broken(err):
+			return err
+		case silent.IsZero():
+			silent = time.Now()
+		case time.Since(silent) > a.g.cfg.MonitorTimeout:
+			a.g.status.fail(fmt.Errorf("no proof that all writes are recorded: %w", err))
+		}
+		pause := a.g.cfg.FenceIdle
+		if a.link.ring.State().Last > a.g.fences.seq() {
+			pause = a.g.cfg.FenceBusy
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-a.link.changed:
+		case <-a.kick:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+// broken tells whether an error of fence means that writes may have been missed.
+func broken(err error) bool {
+	var void *VoidError
+	var lost *TapLostError
+	var not *vm.NotWholeError
+	return errors.As(err, &void) || errors.As(err, &lost) || errors.As(err, &not) || errors.Is(err, vm.ErrGone)
+}
+
+// fence proves that nothing was missed up to the seq assigned last when it
+// begins, and notes that in the journal when it is new. The order is the proof:
+// first the seq, then the question to every VM, then the ring again.
+func (a *attachment) fence(ctx context.Context) error {
+	before := a.link.ring.State()
+	now := a.g.deps.Now()
+	f := journal.Fence{Seq: before.Last, Wall: now.UnixNano(), Mono: monotonic(), Boot: bootID()}
+	if before.Void {
+		return &VoidError{Reason: before.Reason, Cut: before.Cut}
+	}
+	if err := a.checkTaps(ctx, before); err != nil {
+		return err
+	}
+	if err := a.drained(ctx, f.Seq); err != nil {
+		return err
+	}
+	return a.note(f, now)
+}
+
+// note writes a fence into the journal if it says anything new.
+func (a *attachment) note(f journal.Fence, now time.Time) error {
+	tl := a.g.log.Timeline()
+	if f.Seq > tl.LastFence.Seq || !tl.Open && tl.Whole() {
+		if err := a.g.stream.control(a.epoch, f); err != nil {
+			return fmt.Errorf("note a fence: %w", err)
+		}
+	}
+	a.g.fences.set(f.Seq, now)
+	return nil
+}
+
+// checkTaps is nil when every tap was whole from the moment that before was
+// pictured until now.
+func (a *attachment) checkTaps(ctx context.Context, before tap.State) error {
+	if err := a.checkSlots(before); err != nil {
+		return err
+	}
+	for _, m := range a.machines {
+		ask, cancel := context.WithTimeout(ctx, a.g.cfg.MonitorTimeout)
+		_, err := m.vm.CheckFence(ask, m.taps)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("VM %s: %w", m.ref.Name, err)
+		}
+	}
+	after := a.link.ring.State()
+	if after.Losses != before.Losses {
+		return &TapLostError{Volume: "unknown", Detail: "its connection ended"}
+	}
+	return a.checkSlots(after)
+}
+
+func (a *attachment) checkSlots(s tap.State) error {
+	for _, v := range a.g.spec.Volumes {
+		if state := slotState(s, v.ID); state != tap.SlotConnected {
+			return &TapLostError{Volume: v.Name(), Detail: "its connection is " + state.String()}
+		}
+	}
+	return nil
+}
+
+func slotState(s tap.State, id journal.VolumeID) tap.SlotState {
+	for _, slot := range s.Slots {
+		if slot.Volume == id {
+			return slot.State
+		}
+	}
+	return tap.SlotNone
+}
+
+// drained waits until the journal has everything up to seq, and says so when
+// the journal's disk holds that up.
+func (a *attachment) drained(ctx context.Context, seq journal.Seq) error {
+	for {
+		wait, cancel := context.WithTimeout(ctx, a.g.cfg.Retry)
+		err := a.g.stream.waitAppended(wait, seq)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		if s := a.link.stalled.Load(); s != nil {
+			a.g.status.fail(s.err)
+		}
+		if st := a.link.ring.State(); st.Void {
+			return &VoidError{Reason: st.Reason, Cut: st.Cut}
+		}
+	}
+}
+
+// monotonic is the host's monotonic clock in ns.
+func monotonic() int64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		return 0
+	}
+	return t.Nano()
+}
+
+// bootID tells the host's boots apart, so that monotonic times of two are not compared.
+var bootID = gosync.OnceValue(func() string {
+	p, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(p))
+})

@@ -1,0 +1,181 @@
+package protect
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	gosync "sync"
+
+	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/journal"
+)
+
+// need is the sync that a volume needs before it may be called protected,
+// ordered: a higher one covers the lower ones.
+type need int
+
+const (
+	needBitmap  need = iota // all that may differ is in the bitmaps of the instance noted
+	needCompare             // anything may differ
+	needFull                // the base is not complete yet
+)
+
+var needNames = [...]string{needBitmap: "bitmap", needCompare: "compare", needFull: "full"}
+
+func (n need) String() string { return needNames[n] }
+
+// memo is what a group must not forget over a restart of the hub: which volumes
+// may differ from their source and by what that is known. It is written before
+// the step that makes it true, so that being killed in between only costs a
+// larger sync.
+type memo struct {
+	fs   vfs.FS
+	path string
+
+	mu gosync.Mutex
+	d  memoData
+}
+
+const (
+	memoMagic   = "rephub-protect"
+	memoVersion = 1
+	memoFile    = "protect.json"
+)
+
+type memoFileForm struct {
+	Magic   string          `json:"magic"`
+	Version int             `json:"version"`
+	CRC     uint32          `json:"crc32c"` // of Data's bytes
+	Data    json.RawMessage `json:"data"`
+}
+
+type memoData struct {
+	Generation uint64                          `json:"generation"` // newest bitmap generation ever named
+	Volumes    map[journal.VolumeID]memoVolume `json:"volumes"`
+}
+
+type memoVolume struct {
+	Need     need   `json:"need"`
+	Instance string `json:"instance,omitempty"` // of the VM, whose bitmaps cover what is not at the hub
+	Node     string `json:"node,omitempty"`
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// loadMemo reads the memo of a group's folder. Without one, or with volumes it
+// does not know, everything is to be copied.
+func loadMemo(fs vfs.FS, dir string, volumes []Volume) (*memo, error) {
+	m := &memo{fs: fs, path: filepath.Join(dir, memoFile)}
+	m.d.Volumes = map[journal.VolumeID]memoVolume{}
+	raw, err := readAll(fs, m.path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("read %s: %w", m.path, err)
+	default:
+		if err := m.decode(raw); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range volumes {
+		if _, ok := m.d.Volumes[v.ID]; !ok {
+			m.d.Volumes[v.ID] = memoVolume{Need: needFull}
+		}
+	}
+	return m, nil
+}
+
+func (m *memo) decode(raw []byte) error {
+	var f memoFileForm
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return fmt.Errorf("read %s: %w", m.path, err)
+	}
+	switch {
+	case f.Magic != memoMagic:
+		return fmt.Errorf("read %s: not a file of rephub: magic %q", m.path, f.Magic)
+	case f.Version != memoVersion:
+		return fmt.Errorf("read %s: version %d is not supported, this rephub knows %d", m.path, f.Version, memoVersion)
+	case crc32.Checksum(f.Data, castagnoli) != f.CRC:
+		return fmt.Errorf("read %s: damaged: checksum of its data is wrong", m.path)
+	}
+	if err := json.Unmarshal(f.Data, &m.d); err != nil {
+		return fmt.Errorf("read %s: %w", m.path, err)
+	}
+	for id, v := range m.d.Volumes {
+		if v.Need < needBitmap || v.Need > needFull {
+			return fmt.Errorf("read %s: volume %d needs %d", m.path, id, v.Need)
+		}
+	}
+	if m.d.Volumes == nil {
+		m.d.Volumes = map[journal.VolumeID]memoVolume{}
+	}
+	return nil
+}
+
+func readAll(fs vfs.FS, path string) ([]byte, error) {
+	f, err := fs.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.NewSectionReader(f, 0, size))
+}
+
+// volume is what is noted of a volume.
+func (m *memo) volume(id journal.VolumeID) memoVolume {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.d.Volumes[id]
+}
+
+// change edits the memo and makes it durable. It is called by one goroutine at a time.
+func (m *memo) change(edit func(*memoData)) error {
+	m.mu.Lock()
+	next := memoData{Generation: m.d.Generation, Volumes: map[journal.VolumeID]memoVolume{}}
+	for id, v := range m.d.Volumes {
+		next.Volumes[id] = v
+	}
+	m.mu.Unlock()
+	edit(&next)
+	data, err := json.Marshal(next)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", m.path, err)
+	}
+	raw, err := json.Marshal(memoFileForm{Magic: memoMagic, Version: memoVersion, CRC: crc32.Checksum(data, castagnoli), Data: data})
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", m.path, err)
+	}
+	if err := vfs.WriteFileAtomic(m.fs, m.path, raw, 0o600); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.d = next
+	m.mu.Unlock()
+	return nil
+}
+
+// setNeed notes what a volume needs and whose bitmaps cover it.
+func (m *memo) setNeed(id journal.VolumeID, v memoVolume) error {
+	if m.volume(id) == v {
+		return nil
+	}
+	return m.change(func(d *memoData) { d.Volumes[id] = v })
+}
+
+// newGeneration names a bitmap generation above all before it and above seen.
+func (m *memo) newGeneration(seen uint64) (uint64, error) {
+	var gen uint64
+	err := m.change(func(d *memoData) {
+		d.Generation = max(d.Generation, seen) + 1
+		gen = d.Generation
+	})
+	return gen, err
+}

@@ -1,0 +1,71 @@
+package protect
+
+import (
+	"fmt"
+	gosync "sync"
+	"time"
+
+	"github.com/rephub/rephub/internal/vfs"
+)
+
+// defaultReserve in bytes; a twentieth of the disk if that is less.
+const defaultReserve = 1 << 30
+
+// spaceEvery is how long a look at the free space is believed.
+const spaceEvery = 500 * time.Millisecond
+
+// spaceGuard remembers the last look at the disk's free space.
+type spaceGuard struct {
+	mu   gosync.Mutex
+	next time.Time
+	err  error
+}
+
+// SpaceError: the journal stops before the disk is full, because everything
+// else on that disk would fail next.
+type SpaceError struct {
+	Dir           string
+	Free, Reserve int64 // bytes
+}
+
+func (e *SpaceError) Error() string {
+	return fmt.Sprintf("the disk of %s has %d MiB free, %d MiB are kept in reserve: new writes are not recorded", e.Dir, e.Free>>20, e.Reserve>>20)
+}
+
+// Hint says what to do.
+func (e *SpaceError) Hint() string {
+	return "free space on that disk, or shorten the history; what was missed is then synced by itself"
+}
+
+// checkSpace is nil while the disk has more than the reserve free. Once it had
+// not, it needs a quarter more than the reserve, so as not to go back and forth.
+func (g *Group) checkSpace() error {
+	s := &g.space
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if now.Before(s.next) {
+		return s.err
+	}
+	space, err := g.deps.Replica.StatFS()
+	if err != nil {
+		return fmt.Errorf("ask for the journal's free space: %w", err)
+	}
+	reserve := g.reserve(space)
+	limit := reserve
+	if s.err != nil {
+		limit += reserve / 4
+	}
+	s.next, s.err = now.Add(spaceEvery), nil
+	if space.Free < limit {
+		s.err = &SpaceError{Dir: g.deps.Replica.Dir(), Free: space.Free, Reserve: reserve}
+	}
+	return s.err
+}
+
+func (g *Group) reserve(space vfs.Space) int64 {
+	if g.cfg.Reserve > 0 {
+		return g.cfg.Reserve
+	}
+	return min(defaultReserve, space.Total/20)
+}
