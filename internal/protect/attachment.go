@@ -327,4 +327,3 @@ func (a *attachment) setSyncing(what string) {
 	defer a.sync.Unlock()
 	a.sync.running = what
 }
-

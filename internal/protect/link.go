@@ -172,4 +172,3 @@ func unseen(run tap.Run, appended journal.Seq) ([][]byte, journal.Seq, error) {
 	}
 	return out, first, nil
 }
-

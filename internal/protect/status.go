@@ -32,7 +32,7 @@ type status struct {
 	hint    string
 	syncs   map[journal.VolumeID]SyncStatus
 	ring    func() tap.State // of the ring in use, nil without one
-	changed chan struct{} // closed and replaced when the state changes
+	changed chan struct{}    // closed and replaced when the state changes
 }
 
 // SyncStatus is how far a volume's sync is.
