@@ -1,0 +1,149 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/rephub/rephub/block"
+	"github.com/rephub/rephub/internal/vfs"
+)
+
+var errExist = os.ErrExist
+
+// Base is the base image of one volume: a raw sparse file. The initial sync
+// and retention write it, at different bytes.
+type Base struct {
+	f    vfs.File
+	name string
+
+	mu   sync.Mutex // taken to change the size
+	size int64
+}
+
+// openBase opens a base image of at least size bytes; with create, it is made
+// anew, all holes.
+func openBase(fs vfs.FS, name string, size int64, create bool) (*Base, error) {
+	flag := os.O_RDWR
+	if create {
+		flag |= os.O_CREATE | os.O_TRUNC
+	}
+	f, err := fs.OpenFile(name, flag, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open base image: %w", err)
+	}
+	b := &Base{f: f, name: name}
+	if b.size, err = f.Size(); err == nil {
+		err = b.grow(size)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open base image %s: %w", name, err)
+	}
+	return b, nil
+}
+
+// grow makes the file at least size bytes long, durably.
+func (b *Base) grow(size int64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if size <= b.size {
+		return nil
+	}
+	if err := b.f.Truncate(size); err != nil {
+		return fmt.Errorf("grow base image: %w", err)
+	}
+	if err := b.f.Sync(); err != nil {
+		return fmt.Errorf("sync base image: %w", err)
+	}
+	b.size = size
+	return nil
+}
+
+// Size is the file's length in bytes: the largest size the volume has had.
+func (b *Base) Size() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.size
+}
+
+// WriteAt writes p at off. It is durable after Sync.
+func (b *Base) WriteAt(p []byte, off int64) (int, error) { return b.f.WriteAt(p, off) }
+
+// zeroChunk is the most that Zero writes at once where it cannot make a hole.
+const zeroChunk = 1 << 20
+
+// Zero makes n bytes at off read as zeroes, as a hole where possible. It is
+// durable after Sync.
+func (b *Base) Zero(off, n int64) error {
+	if n <= 0 {
+		return nil
+	}
+	err := b.f.PunchHole(off, n)
+	if !errors.Is(err, syscall.EOPNOTSUPP) {
+		return err
+	}
+	zero := make([]byte, min(n, zeroChunk))
+	for n > 0 {
+		k := min(n, zeroChunk)
+		if _, err := b.f.WriteAt(zero[:k], off); err != nil {
+			return err
+		}
+		off, n = off+k, n-k
+	}
+	return nil
+}
+
+// Sync makes durable what WriteAt and Zero did before it was called.
+func (b *Base) Sync() error { return b.f.Sync() }
+
+// readAt fills p from off; beyond the file's end are zeroes.
+func (b *Base) readAt(p []byte, off int64) error {
+	n, err := b.f.ReadAt(p, off)
+	if n == len(p) || errors.Is(err, io.EOF) {
+		clear(p[n:])
+		return nil
+	}
+	return fmt.Errorf("read base image: %w", err)
+}
+
+// extents appends what is data and what hole in [off, off+n).
+func (b *Base) extents(off, n int64, out []block.Extent) ([]block.Extent, error) {
+	for end := off + n; off < end; {
+		data, err := b.f.NextData(off)
+		if errors.Is(err, io.EOF) {
+			data = end
+		} else if err != nil {
+			return out, fmt.Errorf("find data in base image: %w", err)
+		}
+		if data = min(data, end); data > off {
+			out = addExtent(out, block.Extent{Off: off, Len: data - off, Hole: true})
+			off = data
+			continue
+		}
+		hole, err := b.f.NextHole(off)
+		if errors.Is(err, io.EOF) {
+			hole = end
+		} else if err != nil {
+			return out, fmt.Errorf("find hole in base image: %w", err)
+		}
+		if hole = min(hole, end); hole <= off {
+			return out, fmt.Errorf("find hole in base image: at %d, from %d on", hole, off)
+		}
+		out = addExtent(out, block.Extent{Off: off, Len: hole - off})
+		off = hole
+	}
+	return out, nil
+}
+
+// addExtent appends e, joined with its neighbour of the same kind.
+func addExtent(out []block.Extent, e block.Extent) []block.Extent {
+	if n := len(out); n > 0 && out[n-1].Hole == e.Hole && out[n-1].Off+out[n-1].Len == e.Off {
+		out[n-1].Len += e.Len
+		return out
+	}
+	return append(out, e)
+}
