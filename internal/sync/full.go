@@ -21,7 +21,7 @@ func Full(ctx context.Context, src Source, base Base, opt FullOptions) error {
 		return fmt.Errorf("resume sync of volume %s at %d of %d bytes", opt.Volume, opt.From, size)
 	}
 	if opt.CheckpointEvery == 0 {
-		opt.CheckpointEvery = 1 << 30
+		opt.CheckpointEvery = 256 << 20
 	}
 	f := &full{src: src, base: base, opt: &opt, meter: newMeter(&opt.Options, opt.From, size)}
 	f.low.low = opt.From

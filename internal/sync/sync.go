@@ -87,7 +87,8 @@ type FullOptions struct {
 	// Checkpoint is told now and then that everything below done is in the base
 	// and durable. An error ends the sync.
 	Checkpoint func(done int64) error
-	// CheckpointEvery is the number of bytes between checkpoints; 1 GiB.
+	// CheckpointEvery is the number of bytes between checkpoints; 256 MiB. Each
+	// starts a sync beside the reads, so that little is left for the last one.
 	CheckpointEvery int64
 }
 
