@@ -18,6 +18,7 @@ type load struct {
 	size  int64         // bytes of the export that are used
 	run   time.Duration // 0: until count is reached
 	count int           // requests, when run is 0
+	rate  int           // at most so many requests per second; 0: no limit
 }
 
 // measured is what fio found.
@@ -57,6 +58,9 @@ func fio(ctx context.Context, l load) (measured, error) {
 		args = append(args, "--time_based", fmt.Sprintf("--runtime=%d", int(l.run.Seconds())))
 	} else {
 		args = append(args, fmt.Sprintf("--io_size=%d", int64(l.count)*int64(l.block)))
+	}
+	if l.rate > 0 {
+		args = append(args, fmt.Sprintf("--rate_iops=%d", l.rate))
 	}
 	out, err := exec.CommandContext(ctx, "fio", args...).Output()
 	if err != nil {

@@ -96,6 +96,8 @@ func record(ctx context.Context, dir string, size int64) error {
 	if werr := g.Wait(); !errors.Is(werr, context.Canceled) {
 		err = errors.Join(err, werr)
 	}
+	// The ring has served; without it the keeper need not linger for a reader.
+	_ = r.client.CloseRing(context.WithoutCancel(ctx), recordGroup)
 	return errors.Join(err, r.log.Close())
 }
 
@@ -104,9 +106,7 @@ func openRecorder(ctx context.Context, dir string, size int64) (*recorder, offer
 	if err != nil {
 		return nil, offered{}, err
 	}
-	keeperDir := filepath.Join(dir, "keeper")
-	client, err := keeper.Ensure(ctx, keeper.ClientConfig{Dir: keeperDir, Exe: exe,
-		Args: []string{"keeper", "--dir", keeperDir}})
+	client, err := keeper.Ensure(ctx, keeper.ClientConfig{Dir: filepath.Join(dir, "keeper"), Exe: exe})
 	if err != nil {
 		return nil, offered{}, err
 	}

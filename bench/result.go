@@ -30,6 +30,7 @@ type result struct {
 	AtLeast bool      `json:"at_least"` // the figure must be ≥ target, else ≤
 	Met     bool      `json:"met"`
 	Note    string    `json:"note,omitempty"`
+	Failed  string    `json:"failed,omitempty"` // why the target is missed whatever the figure
 }
 
 // figure is what is compared with the target.
@@ -49,6 +50,7 @@ func (b *bench) add(r result) {
 	if r.AtLeast {
 		r.Met = len(r.Ours) > 0 && r.figure() >= r.Target
 	}
+	r.Met = r.Met && r.Failed == ""
 	b.results = append(b.results, r)
 	fmt.Fprintf(os.Stderr, "  %s: %.3g, target %.3g\n", r.Name, r.figure(), r.Target)
 }
@@ -116,11 +118,15 @@ func printTable(w io.Writer, results []result) {
 			verdict = "met"
 		}
 		fmt.Fprintf(tw, "%s\t%.5g\t%s\t%s\t%s\t%s %g\t%s\n", r.What, median(r.Ours), peer, r.Unit, rat, sign, r.Target, verdict)
-		if r.Note != "" {
-			fmt.Fprintf(tw, "  %s\t\t\t\t\t\t\n", r.Note)
-		}
 	}
 	_ = tw.Flush()
+	for _, r := range results {
+		for _, text := range []string{r.Note, r.Failed} {
+			if text != "" {
+				fmt.Fprintf(w, "%s: %s\n", r.Name, text)
+			}
+		}
+	}
 }
 
 func writeJSON(name string, m machine, b *bench) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -26,30 +27,56 @@ func tapRow(name string, block, depth int, target float64) func(context.Context,
 		defer os.RemoveAll(dir)
 		l := load{rw: "randwrite", block: block, depth: depth, size: tapVolume, run: b.seconds}
 		var lag []float64
+		var void uint64
+		count := 0
 		ours, peer, err := b.inTurns(
 			func() (float64, error) {
-				iops, late, err := tapOnce(ctx, filepath.Join(dir, "ours"), l)
-				lag = append(lag, late.Seconds())
-				return iops, err
+				count++
+				r, err := tapOnce(ctx, filepath.Join(dir, fmt.Sprint("ours-", count)), l)
+				lag = append(lag, r.lag.Seconds())
+				void += r.void
+				return r.iops, err
 			},
 			func() (float64, error) { return fileOnce(ctx, dir, l) })
 		if err != nil {
 			return err
 		}
-		b.add(result{Name: name, What: whatOf(name), Unit: "IOPS", Ours: ours, Peer: peer,
-			PeerIs: "nbdkit file", Target: target, AtLeast: true})
-		b.add(result{Name: name + "-durable", What: "  … every write in the journal on disk within", Unit: "s",
-			Ours: []float64{maxOf(lag)}, Target: durableWithin.Seconds(), Note: "the worst of all runs, sampled every 20 ms and at the end"})
+		speed := result{Name: name, What: whatOf(name), Unit: "IOPS", Ours: ours, Peer: peer,
+			PeerIs: "nbdkit file", Target: target, AtLeast: true}
+		if block > 4096 {
+			// More than a disk takes: nbdkit leaves it in memory, the tap goes void.
+			speed.Note = fmt.Sprintf("of our writes %d went void, which is as fast for the VM", void)
+			b.add(speed)
+			return nil
+		}
+		b.add(speed)
+		b.add(durability(name, lag, void))
 		return nil
 	}
 }
 
-// tapOnce returns the IOPS and the longest time that a write took to the disk.
-func tapOnce(ctx context.Context, dir string, l load) (float64, time.Duration, error) {
+// durability is the second half of the target for small writes.
+func durability(name string, lag []float64, void uint64) result {
+	r := result{Name: name + "-durable", What: "  … every write in the journal on disk within", Unit: "s",
+		Ours: []float64{maxOf(lag)}, Target: durableWithin.Seconds(), Note: "the worst of all runs, sampled every 20 ms and at the end"}
+	if void > 0 {
+		r.Failed = fmt.Sprintf("%d writes went void, the disk could not keep up: they are not in the journal", void)
+	}
+	return r
+}
+
+// tapRun is what one run found.
+type tapRun struct {
+	iops float64
+	lag  time.Duration // the longest time that a write took to the disk
+	void uint64        // writes that are not in the journal
+}
+
+func tapOnce(ctx context.Context, dir string, l load) (tapRun, error) {
 	defer os.RemoveAll(dir)
 	t, err := startTap(dir, l.size)
 	if err != nil {
-		return 0, 0, err
+		return tapRun{}, err
 	}
 	defer t.end()
 	l.uri = t.uri()
@@ -59,14 +86,11 @@ func tapOnce(ctx context.Context, dir string, l load) (float64, time.Duration, e
 	m, err := fio(ctx, l)
 	close(stop)
 	w := <-watched
-	if err != nil {
-		return 0, 0, err
-	}
-	if w.err != nil {
-		return 0, 0, w.err
+	if err = errors.Join(err, w.err); err != nil {
+		return tapRun{}, err
 	}
 	last, err := t.settle(ctx, 30*time.Second)
-	return m.iops, max(w.worst, last), err
+	return tapRun{iops: m.iops, lag: max(w.worst, last), void: t.void}, err
 }
 
 // fileOnce is the peer's side: a fresh file each time, as our journal is.
