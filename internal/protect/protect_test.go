@@ -1,0 +1,161 @@
+package protect
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"testing"
+
+	"github.com/rephub/rephub/internal/vm/vmtest"
+	"github.com/rephub/rephub/journal"
+)
+
+// equal compares what the replica holds of every volume with the images. Nobody
+// may be writing.
+func (r *running) equal(vms ...*vmtest.QEMU) {
+	r.t.Helper()
+	r.until("all that was written is a durable point", func(s Status) bool { return s.State == StateProtected && s.Durable == s.Last })
+	point := r.Status().Durable
+	id := journal.VolumeID(0)
+	for _, q := range vms {
+		for _, node := range q.Nodes() {
+			id++
+			r.same(id, point, q.Image(node))
+		}
+	}
+}
+
+func (r *running) same(id journal.VolumeID, at journal.Seq, image string) {
+	r.t.Helper()
+	f, err := os.Open(image)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer f.Close()
+	view := r.replica.at(id, at)
+	want, got := make([]byte, 1<<20), make([]byte, 1<<20)
+	for off := int64(0); off < view.Size(); off += int64(len(want)) {
+		n := min(int64(len(want)), view.Size()-off)
+		if _, err := f.ReadAt(want[:n], off); err != nil && err != io.EOF {
+			r.t.Fatal(err)
+		}
+		if _, err := view.ReadAt(got[:n], off); err != nil {
+			r.t.Fatal(err)
+		}
+		if !bytes.Equal(want[:n], got[:n]) {
+			i := 0
+			for want[i] == got[i] {
+				i++
+			}
+			r.t.Fatalf("volume %d at seq %d differs from its source at byte %d", id, at, off+int64(i))
+		}
+	}
+}
+
+func TestProtect(t *testing.T) {
+	s := newSite(t)
+	q := vmtest.Start(t, vmtest.Config{Disks: []vmtest.Disk{{Node: "a"}, {Node: "b"}}})
+	vmtest.IO(t, q.GuestURI("a"), "write -P 7 1M 3M", "write -P 9 40M 64k")
+	load := vmtest.Load(t, q.GuestURI("b"), 8)
+	g := s.start(q)
+	g.reach(StateProtected)
+	load.Kill()
+	vmtest.IO(t, q.GuestURI("a"), "write -P 3 2M 4k", "write -z 40M 32k", "write -P 1 512 512")
+	g.equal(q)
+	if n := len(g.Status().Ranges); n != 1 {
+		t.Errorf("%d ranges of points, want 1", n)
+	}
+}
+
+func TestHubRestartGoesOn(t *testing.T) {
+	s := newSite(t)
+	q := vmtest.Start(t, vmtest.Config{})
+	g := s.start(q)
+	g.reach(StateProtected)
+	epoch := g.Status().Epoch
+	g.end()
+	vmtest.IO(t, q.GuestURI("disk0"), "write -P 5 1M 1M")
+	g = s.start(q)
+	g.reach(StateProtected)
+	g.equal(q)
+	if now := g.Status().Epoch; now != epoch {
+		t.Errorf("epoch %d after a restart that missed nothing, want %d", now, epoch)
+	}
+}
+
+func TestPauseAndResume(t *testing.T) {
+	s := newSite(t)
+	q := vmtest.Start(t, vmtest.Config{})
+	g := s.start(q)
+	g.reach(StateProtected)
+	before := g.Status().Durable
+	if err := g.Pause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	vmtest.IO(t, q.GuestURI("disk0"), "write -P 5 1M 1M", "write -P 6 33M 4k")
+	if err := g.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g.reach(StateProtected)
+	g.equal(q)
+	st := g.Status()
+	if len(st.Ranges) != 2 || !st.Ranges[0].Contains(before) {
+		t.Errorf("points are %v: the old ones up to %d must stay", st.Ranges, before)
+	}
+}
+
+func TestRingFullGoesVoidAndComesBack(t *testing.T) {
+	s := newSite(t)
+	s.cfg.RingSize = 1 << 20
+	q := vmtest.Start(t, vmtest.Config{})
+	g := s.start(q)
+	g.reach(StateProtected)
+	g.end() // nobody drains
+	vmtest.IO(t, q.GuestURI("disk0"), "write -P 5 0 8M", "write -P 6 20M 1M")
+	g = s.start(q)
+	g.reach(StateProtected)
+	g.equal(q)
+}
+
+func TestKeeperKilled(t *testing.T) {
+	s := newSite(t)
+	q := vmtest.Start(t, vmtest.Config{Disks: []vmtest.Disk{{Node: "a"}, {Node: "b"}}})
+	g := s.start(q)
+	g.reach(StateProtected)
+	load := vmtest.Load(t, q.GuestURI("a"), 1)
+	kill(t, s.pid)
+	g.until("the loss is seen", func(st Status) bool { return st.State != StateProtected })
+	g.reach(StateProtected)
+	load.Kill()
+	g.equal(q)
+	if !q.Alive() {
+		t.Error("QEMU died")
+	}
+}
+
+func TestQEMURestarted(t *testing.T) {
+	s := newSite(t)
+	q := vmtest.Start(t, vmtest.Config{})
+	g := s.start(q)
+	g.reach(StateProtected)
+	load := vmtest.Load(t, q.GuestURI("disk0"), 4)
+	g.until("writes arrive", func(st Status) bool { return st.Last > 100 })
+	q.Kill()
+	load.Wait()
+	g.reach(StateDegraded)
+	q.Restart()
+	vmtest.IO(t, q.GuestURI("disk0"), "write -P 5 3M 1M")
+	g.reach(StateProtected)
+	g.equal(q)
+}
+
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+}
