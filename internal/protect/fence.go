@@ -67,6 +67,9 @@ func (e *TapLostError) Error() string {
 	return fmt.Sprintf("the tap of volume %s was lost (%s); what was missed is synced next", e.Volume, e.Detail)
 }
 
+// errEpochOver: the journal was told that the epoch ended (a clean stop), but the VM goes on.
+var errEpochOver = errors.New("the VM had ended and goes on; a new epoch begins")
+
 // fencer fences until something is not whole any more.
 func (a *attachment) fencer(ctx context.Context) error {
 	silent := time.Time{}
@@ -105,7 +108,7 @@ func broken(err error) bool {
 	var void *VoidError
 	var lost *TapLostError
 	var not *vm.NotWholeError
-	return errors.As(err, &void) || errors.As(err, &lost) || errors.As(err, &not) || errors.Is(err, vm.ErrGone)
+	return errors.Is(err, errEpochOver) || errors.As(err, &void) || errors.As(err, &lost) || errors.As(err, &not) || errors.Is(err, vm.ErrGone)
 }
 
 // fence proves that nothing was missed up to the seq assigned last when it
@@ -130,6 +133,9 @@ func (a *attachment) fence(ctx context.Context) error {
 // note writes a fence into the journal if it says anything new.
 func (a *attachment) note(f journal.Fence, now time.Time) error {
 	tl := a.g.log.Timeline()
+	if tl.CleanStop && a.epoch == tl.Epoch {
+		return errEpochOver
+	}
 	if f.Seq > tl.LastFence.Seq || !tl.Open && tl.Whole() {
 		if err := a.g.stream.control(a.epoch, f); err != nil {
 			return fmt.Errorf("note a fence: %w", err)
