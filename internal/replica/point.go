@@ -1,0 +1,159 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rephub/rephub/journal"
+)
+
+// Ranges are the seqs that can be mounted now: fenced, durable, and not older
+// than the oldest point kept. Ascending.
+func (s *Store) Ranges() []journal.SeqRange {
+	tl := s.log.DurableTimeline()
+	return clipRanges(tl.Ranges, s.Manifest().Oldest)
+}
+
+func clipRanges(ranges []journal.SeqRange, oldest journal.Seq) []journal.SeqRange {
+	var out []journal.SeqRange
+	for _, r := range ranges {
+		if r.To >= oldest {
+			out = append(out, journal.SeqRange{From: max(r.From, oldest), To: r.To})
+		}
+	}
+	return out
+}
+
+// Point is how people name a recovery point. The zero value is the latest.
+type Point struct {
+	Kind  PointKind
+	Seq   journal.Seq   // PointSeq
+	Time  time.Time     // PointTime
+	Since time.Duration // PointAgo
+	Name  string        // PointCheckpoint
+}
+
+// PointKind is the kind of a Point.
+type PointKind uint8
+
+// The kinds of Point.
+const (
+	PointLatest     PointKind = iota // latest
+	PointSeq                         // seq:N
+	PointTime                        // an RFC 3339 time
+	PointAgo                         // -30s
+	PointCheckpoint                  // checkpoint:NAME
+)
+
+// ParsePoint reads latest, seq:N, an RFC 3339 time, -30s or checkpoint:NAME;
+// the empty string is latest.
+func ParsePoint(text string) (Point, error) {
+	if text == "" || text == "latest" {
+		return Point{}, nil
+	}
+	if n, ok := strings.CutPrefix(text, "seq:"); ok {
+		seq, err := journal.ParseSeq(n)
+		return Point{Kind: PointSeq, Seq: seq}, err
+	}
+	if name, ok := strings.CutPrefix(text, "checkpoint:"); ok && name != "" {
+		return Point{Kind: PointCheckpoint, Name: name}, nil
+	}
+	if ago, ok := strings.CutPrefix(text, "-"); ok {
+		if d, err := time.ParseDuration(ago); err == nil && d >= 0 {
+			return Point{Kind: PointAgo, Since: d}, nil
+		}
+	}
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return Point{Kind: PointTime, Time: t}, nil
+	}
+	return Point{}, fmt.Errorf("parse point %q: it is none of latest, seq:N, an RFC 3339 time, -30s, checkpoint:NAME", text)
+}
+
+// String is what ParsePoint reads.
+func (p Point) String() string {
+	switch p.Kind {
+	case PointSeq:
+		return "seq:" + p.Seq.String()
+	case PointTime:
+		return p.Time.Format(time.RFC3339Nano)
+	case PointAgo:
+		return "-" + p.Since.String()
+	case PointCheckpoint:
+		return "checkpoint:" + p.Name
+	}
+	return "latest"
+}
+
+// Resolve finds the seq that a point means now, and the time of that seq. For
+// a time it is the newest point at or before it. A seq or a checkpoint must be
+// a point itself. ErrNoPoint when there is none.
+func (s *Store) Resolve(p Point, now time.Time) (journal.Seq, time.Time, error) {
+	at, err := s.resolve(p, now)
+	if err != nil {
+		return 0, time.Time{}, fmt.Errorf("find point %s: %w", p, err)
+	}
+	t, err := s.TimeOf(at)
+	if err != nil {
+		return 0, time.Time{}, fmt.Errorf("find time of point %s: %w", p, err)
+	}
+	return at, t, nil
+}
+
+func (s *Store) resolve(p Point, now time.Time) (journal.Seq, error) {
+	ranges := s.Ranges()
+	if len(ranges) == 0 {
+		return 0, fmt.Errorf("%w: there is none yet", ErrNoPoint)
+	}
+	at := p.Seq
+	switch p.Kind {
+	case PointLatest:
+		return ranges[len(ranges)-1].To, nil
+	case PointTime, PointAgo:
+		t := p.Time
+		if p.Kind == PointAgo {
+			t = now.Add(-p.Since)
+		}
+		seq, err := s.log.SeqAt(t)
+		if err == nil {
+			if at, ok := pointUpTo(ranges, seq); ok {
+				return at, nil
+			}
+		} else if !errors.Is(err, journal.ErrNoSeq) {
+			return 0, err
+		}
+		return 0, fmt.Errorf("%w: the oldest is %d", ErrNoPoint, ranges[0].From)
+	case PointCheckpoint:
+		tl := s.log.DurableTimeline()
+		i := slices.IndexFunc(tl.Checkpoints, func(c journal.Checkpoint) bool { return c.Name == p.Name })
+		if i < 0 {
+			return 0, fmt.Errorf("%w: no checkpoint has this name", ErrNoPoint)
+		}
+		at = tl.Checkpoints[i].Seq
+	}
+	if !slices.ContainsFunc(ranges, func(r journal.SeqRange) bool { return r.Contains(at) }) {
+		return 0, fmt.Errorf("%w: %d is outside of %v", ErrNoPoint, at, ranges)
+	}
+	return at, nil
+}
+
+var errFound = errors.New("found")
+
+// TimeOf is the time of the write with that seq; if the journal no longer has
+// it, of the first one after it. It reads a segment's headers.
+func (s *Store) TimeOf(at journal.Seq) (time.Time, error) {
+	var t time.Time
+	err := s.log.Scan(at, func(h journal.Header, _ func() ([]byte, error)) error {
+		t = h.Wall()
+		return errFound
+	})
+	if err == nil {
+		err = fmt.Errorf("%w: %d", ErrNoPoint, at)
+	}
+	if errors.Is(err, errFound) {
+		err = nil
+	}
+	return t, err
+}
