@@ -50,6 +50,7 @@ func TestDropBefore(t *testing.T) {
 	must(t, l.Close())
 	l = open(t, fs, small)
 	w.l = l
+	settled(t, l)
 	before, all, segs := l.Bytes(), contents(t, l), len(image(t, fs))
 	if got := l.Timeline().Ranges; len(got) != 2 || segs < 10 {
 		t.Fatalf("%d segments with ranges %v", segs, got)

@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/internal/vfs/errorfs"
 )
 
 func FuzzDecodeHeader(f *testing.F) {
@@ -240,7 +242,7 @@ func TestParse(t *testing.T) {
 func TestOpenManySegments(t *testing.T) {
 	fs := memFS(t)
 	opt := small
-	opt.SegmentEntries = 4
+	opt.SegmentEntries, opt.MaxPending = 4, 4
 	l := create(t, fs, opt)
 	w := newWorkload(l, 71)
 	must(t, w.start())
@@ -249,6 +251,7 @@ func TestOpenManySegments(t *testing.T) {
 		appendPatiently(t, func() error { return l.Append(b) })
 	}
 	settled(t, l)
+	must(t, l.Append(w.writes(4))) // says that all before is durable
 	must(t, l.Close())
 	reads := &countingFS{FS: fs}
 	l, err := Open(reads, testDir, opt)
@@ -299,5 +302,44 @@ func appendPatiently(t testing.TB, call func() error) {
 		if time.Now().After(deadline) {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestAppendWhileTheIndexIsBehind: memory stays bounded when the disk cannot
+// keep up; nothing of the refused batch is there, and it goes in later.
+func TestAppendWhileTheIndexIsBehind(t *testing.T) {
+	base := memFS(t)
+	var stuck atomic.Bool
+	fs := errorfs.New(base, func(c errorfs.Call) error {
+		if stuck.Load() && c.Op == errorfs.Write && filepath.Ext(c.Name) != ".rhj" {
+			return syscall.EIO
+		}
+		return nil
+	})
+	opt := small
+	opt.SegmentEntries, opt.MaxPending = 4, 3
+	l := create(t, fs, opt)
+	w := newWorkload(l, 72)
+	must(t, w.start())
+	stuck.Store(true)
+	var err error
+	for i := 0; err == nil; i++ {
+		if i > 10 {
+			t.Fatal("there is no end of segments without an index")
+		}
+		err = l.Append(w.writes(4))
+	}
+	if !errors.Is(err, ErrBehind) {
+		t.Fatal(err)
+	}
+	last := l.Appended()
+	if _, err := l.Sync(); err != nil || l.Durable() != last {
+		t.Fatalf("durable %d of %d: %v", l.Durable(), last, err)
+	}
+	stuck.Store(false)
+	b := w.writes(4)
+	appendPatiently(t, func() error { return l.Append(b) })
+	if l.Appended() != last+4 {
+		t.Fatalf("%d seqs, want %d", l.Appended(), last+4)
 	}
 }

@@ -19,7 +19,7 @@ const testDir = "/group/journal"
 var testGroup = GroupID{0x6f, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
 
 // small makes segments short, so that tests see many of them.
-var small = Options{SegmentBytes: 32 << 10, SegmentEntries: 64, MaxOpenFiles: 4, Now: stepClock()}
+var small = Options{SegmentBytes: 32 << 10, SegmentEntries: 64, MaxPending: 500, MaxOpenFiles: 4, Now: stepClock()}
 
 // stepClock is a clock that moves on by a millisecond with each look at it.
 func stepClock() func() time.Time {
