@@ -24,7 +24,8 @@ const (
 	IntentStop    Intent = "stop"
 )
 
-// Group is a consistency group of a hub. Dir names its folder in the hub's data.
+// Group is a consistency group of a hub. Its folder in the
+// hub's data has its name.
 type Group struct {
 	ID      journal.GroupID `json:"id"`
 	Name    string          `json:"name"` // unique in the catalog
@@ -41,7 +42,8 @@ type Volume struct {
 	ID   journal.VolumeID `json:"id"`   // in the group's journal
 	Name string           `json:"name"` // VM/NODE when it was added; unique in the group
 	VM   string           `json:"vm"`
-	Node string           `json:"node"` // looked up again at every attach
+	Disk string           `json:"disk"` // the volume's name in its VM
+	Node string           `json:"node"` // when it was added; looked up again at every attach
 	Size int64            `json:"size"` // bytes
 }
 
@@ -54,6 +56,14 @@ type Mount struct {
 	Time     time.Time       `json:"time"`
 	Writable bool            `json:"writable"`
 	Created  time.Time       `json:"created"`
+	Volumes  []MountVolume   `json:"volumes"`
+}
+
+// MountVolume is a volume of a mount.
+type MountVolume struct {
+	ID   journal.VolumeID `json:"id"`
+	Name string           `json:"name"`
+	Size int64            `json:"size"` // bytes
 }
 
 // Checkpoint is a named point of a group.

@@ -61,6 +61,11 @@ type notFoundError struct{ error }
 
 func (e notFoundError) Unwrap() error { return e.error }
 
+// statusError is an exit status about which everything was already said.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
 // hintError adds what the user can do.
 type hintError struct {
 	error
@@ -82,6 +87,10 @@ func quote(s string) string { return strconv.Quote(s) }
 func report(w io.Writer, ctx context.Context, err error) int {
 	if err == nil {
 		return exitOK
+	}
+	var said statusError
+	if errors.As(err, &said) {
+		return int(said)
 	}
 	code := exitCode(ctx, err)
 	text := err.Error()

@@ -7,16 +7,19 @@ import (
 	"github.com/rephub/rephub/internal/keeper"
 )
 
-// keeperCommand is how hub and agent start a keeper.
+// keeperCommand is how hub and agent start a keeper. It has flags and an exit
+// status of its own.
 func (a *app) keeperCommand() *cobra.Command {
-	var cfg keeper.Config
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use: "keeper", Short: "Run a tap keeper; the hub starts it", Hidden: true,
-		RunE: func(cmd *cobra.Command, _ []string) error { return keeper.Run(cmd.Context(), cfg) },
+		DisableFlagParsing: true, Args: cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if code := keeper.Main(args); code != exitOK {
+				return statusError(code)
+			}
+			return nil
+		},
 	}
-	cmd.Flags().StringVar(&cfg.Dir, "dir", "", "its `directory`")
-	must(cmd.MarkFlagRequired("dir"))
-	return cmd
 }
 
 // catalogServerCommand is how the hub starts its catalog's server.

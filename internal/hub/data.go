@@ -1,0 +1,148 @@
+package hub
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/vfs"
+)
+
+// dataDir is a data directory that is ours alone.
+//
+//	lock          flock'ed by the hub that uses it; holds its process id
+//	hub.json      what this is, and the hub's identity
+//	catalog/      the catalog's server
+//	keeper/       the tap keeper's sockets
+//	groups/NAME/  a group: record, journal, base images
+//	mounts/ID/    a mount: record, scratch layers
+type dataDir struct {
+	path string
+	id   string // of the hub
+	lock *os.File
+}
+
+const (
+	identityMagic   = "rephub-data"
+	identityVersion = 1
+	maxSmallFile    = 1 << 20 // bytes
+)
+
+// identity is the content of hub.json.
+type identity struct {
+	Magic   string `json:"magic"`
+	Version int    `json:"version"`
+	ID      string `json:"id"`
+	CRC     uint32 `json:"crc32c"` // of ID
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// openData makes or opens a data directory and locks it.
+func openData(path string) (d *dataDir, err error) {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	lock, err := lockData(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
+	d = &dataDir{path: path, lock: lock}
+	if d.id, err = d.identify(); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{"groups", "mounts", "catalog"} {
+		if err := os.MkdirAll(d.join(dir), 0o700); err != nil {
+			return nil, fmt.Errorf("make data directory: %w", err)
+		}
+	}
+	return d, nil
+}
+
+func (d *dataDir) join(elem ...string) string {
+	return filepath.Join(append([]string{d.path}, elem...)...)
+}
+
+// Close lets another hub have the directory.
+func (d *dataDir) Close() error { return d.lock.Close() }
+
+func lockData(path string) (*os.File, error) {
+	name := filepath.Join(path, "lock")
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		defer f.Close()
+		return nil, api.Errorf(api.CodeConflict, "data directory %s is in use by another hub%s", path, whoLocks(f)).
+			WithHint("stop that hub, or choose another directory with --data")
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = f.WriteAt([]byte(fmt.Sprintln(os.Getpid())), 0)
+	}
+	// On a full disk the number is missing, which is no reason not to run.
+	if err != nil && !errors.Is(err, unix.ENOSPC) {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	return f, nil
+}
+
+func whoLocks(f *os.File) string {
+	p := make([]byte, 20)
+	n, _ := f.ReadAt(p, 0) // without it the message says less
+	if s := strings.TrimSpace(string(p[:n])); s != "" {
+		return " (process " + s + ")"
+	}
+	return ""
+}
+
+// identify reads hub.json, or makes it in an empty directory.
+func (d *dataDir) identify() (string, error) {
+	name := d.join("hub.json")
+	raw, err := vfs.ReadFile(vfs.OS(), name, maxSmallFile)
+	if errors.Is(err, os.ErrNotExist) {
+		id := identity{Magic: identityMagic, Version: identityVersion, ID: uuid.NewString()}
+		id.CRC = crc32.Checksum([]byte(id.ID), castagnoli)
+		if raw, err = json.Marshal(id); err == nil {
+			err = vfs.WriteFileAtomic(vfs.OS(), name, append(raw, '\n'), 0o600)
+		}
+		if err != nil {
+			return "", fmt.Errorf("write %s: %w", name, err)
+		}
+		return id.ID, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", name, err)
+	}
+	var id identity
+	switch err := json.Unmarshal(raw, &id); {
+	case err != nil:
+		return "", fmt.Errorf("read %s: %w", name, err)
+	case id.Magic != identityMagic:
+		return "", fmt.Errorf("read %s: not a file of rephub: magic %q", name, id.Magic)
+	case id.Version != identityVersion:
+		return "", api.Errorf(api.CodeConflict, "data directory %s is of version %d, this rephub knows %d", d.path, id.Version, identityVersion).
+			WithHint("use the rephub that wrote it, or a newer one")
+	case crc32.Checksum([]byte(id.ID), castagnoli) != id.CRC || id.ID == "":
+		return "", fmt.Errorf("read %s: damaged: the checksum of the identity is wrong", name)
+	}
+	return id.ID, nil
+}

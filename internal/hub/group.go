@@ -1,0 +1,75 @@
+package hub
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/keeper"
+	"github.com/rephub/rephub/internal/recovery"
+	"github.com/rephub/rephub/journal"
+)
+
+// Group is a group as the hub sees it: its life, its points, and what recovery
+// needs of it. Methods may be called concurrently.
+type Group interface {
+	recovery.Group
+	Life
+	Points
+	// Status asks nobody and never waits. The hub fills in Name and ID.
+	Status() api.GroupStatus
+	// Retain cuts the history to its promised length.
+	Retain(ctx context.Context, now time.Time, history time.Duration) error
+	// Close gives the files back, after Run has returned.
+	Close() error
+}
+
+// Life is what a group does.
+type Life interface {
+	// Run protects until ctx ends; taps stay where they are.
+	Run(ctx context.Context) error
+	// Started returns when the taps are in place.
+	Started(ctx context.Context) error
+	// Pause takes the taps away for a while, Resume puts them back, Stop takes
+	// them away for good. They return when that is done.
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+	Stop(ctx context.Context) error
+}
+
+// Points are a group's recovery points.
+type Points interface {
+	// Resolve finds the point that is meant, as an *api.Error when there is none.
+	Resolve(at api.Point, now time.Time) (recovery.Point, error)
+	// Checkpoint names the newest point, durably.
+	Checkpoint(ctx context.Context, name string) (api.Checkpoint, error)
+	Checkpoints(ctx context.Context) ([]api.Checkpoint, error)
+}
+
+// GroupDeps is what a group gets from the hub.
+type GroupDeps struct {
+	// Dir is the group's folder; it is made with Create.
+	Dir string
+	// Create says that the group is new.
+	Create bool
+	Record groupRecord
+	// RunDir is where VMs may make sockets.
+	RunDir string
+	// Keeper gives the connection to the tap keeper, waiting for one if need be.
+	Keeper func(ctx context.Context) (*keeper.Client, error)
+	// GrantEpoch returns an epoch never granted before, above after.
+	GrantEpoch func(ctx context.Context, group journal.GroupID, after journal.Epoch) (journal.Epoch, error)
+	Logger     *slog.Logger
+}
+
+// OpenGroup makes or opens a group.
+type OpenGroup func(ctx context.Context, deps GroupDeps) (Group, error)
+
+// groupRecord is all the hub knows of a group, kept in the catalog and beside
+// the group's journal, so that it can be opened while the catalog is away.
+type groupRecord struct {
+	catalog.Group
+	VMs []catalog.VM `json:"vms"`
+}

@@ -1,0 +1,160 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/keeper"
+	"github.com/rephub/rephub/internal/recovery"
+	"github.com/rephub/rephub/journal"
+)
+
+// Hub is a running hub; it is the api.Service.
+type Hub struct {
+	cfg     Config
+	data    *dataDir
+	started time.Time
+	super   *catalog.Supervisor // nil with a cluster of somebody else's
+	store   *catalog.Store
+	keeper  *keeperLink
+	mounts  *recovery.Mounts
+	tasks   *tasks
+	where   Ready
+
+	mu struct {
+		sync.Mutex
+		groups  map[string]*entry // by name
+		running context.Context   // of the groups; nil before they may run
+	}
+}
+
+var _ api.Service = (*Hub)(nil)
+
+// newHub puts the parts together; nothing runs yet.
+func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub, err error) {
+	h = &Hub{cfg: cfg, data: data, started: time.Now().UTC(), where: where, tasks: newTasks(ctx, cfg.Logger)}
+	h.mu.groups = map[string]*entry{}
+	endpoints := cfg.Etcd
+	if len(endpoints) == 0 {
+		h.super, err = catalog.NewSupervisor(catalog.SupervisorConfig{Dir: data.join("catalog"), Exe: cfg.Exe, Logger: cfg.Logger})
+		if err != nil {
+			return nil, err
+		}
+		endpoints = []string{h.super.Endpoint()}
+	}
+	if h.store, err = catalog.Open(catalog.Config{Endpoints: endpoints, Hub: data.id}); err != nil {
+		return nil, err
+	}
+	h.keeper = newKeeperLink(keeper.ClientConfig{Dir: data.join("keeper"), Exe: cfg.Exe, Logger: cfg.Logger})
+	h.mounts, err = recovery.New(recovery.Config{
+		Dir: data.join("mounts"), Endpoints: where.NBD, Records: mountRecords{h.store}, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, errors.Join(err, h.store.Close())
+	}
+	return h, nil
+}
+
+// find is a group, by its name.
+func (h *Hub) find(name string) (*entry, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e, ok := h.mu.groups[name]
+	if !ok {
+		return nil, api.Errorf(api.CodeNotFound, "no such group: %s", name).WithHint("rephub status lists the groups")
+	}
+	return e, nil
+}
+
+// findID is a group, by its identity.
+func (h *Hub) findID(id journal.GroupID) (*entry, error) {
+	for _, e := range h.entries() {
+		if e.record().ID == id {
+			return e, nil
+		}
+	}
+	return nil, api.Errorf(api.CodeNotFound, "no such group: %s", id)
+}
+
+// entries are all groups, by name.
+func (h *Hub) entries() []*entry {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return sortedEntries(h.mu.groups)
+}
+
+// add puts an opened group in the list, and runs it if groups run already.
+func (h *Hub) add(e *entry) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	name := e.record().Name
+	if _, ok := h.mu.groups[name]; ok {
+		return api.Errorf(api.CodeConflict, "there is a group %s already", name)
+	}
+	h.mu.groups[name] = e
+	if h.mu.running != nil {
+		e.start(h.mu.running, h.cfg.RetainEvery)
+	}
+	return nil
+}
+
+func (h *Hub) drop(e *entry) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.mu.groups, e.record().Name)
+}
+
+// startGroups runs all groups, and those that are added later.
+func (h *Hub) startGroups(ctx context.Context) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mu.running = ctx
+	for _, e := range h.mu.groups {
+		e.start(ctx, h.cfg.RetainEvery)
+	}
+}
+
+// open opens a group's files. A group that cannot be opened is listed with the
+// reason.
+func (h *Hub) open(ctx context.Context, r groupRecord, create bool) *entry {
+	e := newEntry(h.data.join("groups", r.Name), r, h.cfg.Logger)
+	e.group, e.openErr = h.cfg.OpenGroup(ctx, GroupDeps{
+		Dir: e.dir, Create: create, Record: r, RunDir: h.data.join("run"),
+		Keeper: h.keeper.get, GrantEpoch: h.store.GrantEpoch, Logger: e.logger,
+	})
+	if e.openErr != nil {
+		e.group = nil
+		e.logger.Error("open group", "err", e.openErr)
+	}
+	return e
+}
+
+// catalogError says to clients what the catalog's errors mean.
+func catalogError(err error) error {
+	switch {
+	case errors.Is(err, catalog.ErrUnavailable):
+		return api.Errorf(api.CodeUnavailable, "%v", err).
+			WithHint("protection goes on without the catalog; see the hub's log, and whether its disk is full")
+	case errors.Is(err, catalog.ErrNotFound):
+		return api.Errorf(api.CodeNotFound, "%v", err)
+	case errors.Is(err, catalog.ErrExists):
+		return api.Errorf(api.CodeConflict, "%v", err)
+	}
+	return err
+}
+
+// closeAll gives everything back, after nothing runs any more.
+func (h *Hub) closeAll() error {
+	errs := []error{h.mounts.Close()}
+	for _, e := range h.entries() {
+		if err := e.close(); err != nil {
+			errs = append(errs, fmt.Errorf("close group %s: %w", e.record().Name, err))
+		}
+	}
+	return errors.Join(append(errs, h.keeper.close(), h.store.Close())...)
+}

@@ -1,0 +1,256 @@
+package hub
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/journal"
+)
+
+const (
+	defaultHistory = 24 * time.Hour
+	// attachPatience bounds how long a new group may take to get its taps.
+	attachPatience = 45 * time.Second
+)
+
+// Protect implements api.Service. The request is checked before the task is
+// made, so that mistakes are told at once.
+func (h *Hub) Protect(ctx context.Context, req api.ProtectRequest) (api.Task, error) {
+	if len(req.VMs) == 0 {
+		return api.Task{}, api.Errorf(api.CodeInvalid, "no VM is named")
+	}
+	name := req.Group
+	if name == "" {
+		name = req.VMs[0]
+	}
+	if err := checkName("group", name); err != nil {
+		return api.Task{}, err
+	}
+	if e, err := h.find(name); err == nil {
+		return h.protectAgain(e, req)
+	}
+	r := groupRecord{Group: catalog.Group{
+		ID: newGroupID(), Name: name, Hub: h.data.id, Intent: catalog.IntentProtect,
+		History: historyOf(req), Created: time.Now().UTC(),
+	}}
+	for i, vmName := range req.VMs {
+		if slices.Contains(req.VMs[:i], vmName) {
+			return api.Task{}, api.Errorf(api.CodeInvalid, "VM %s is named twice", vmName)
+		}
+		if err := h.choose(ctx, &r, vmName, req.Volumes); err != nil {
+			return api.Task{}, err
+		}
+	}
+	if err := checkChosen(&r, req.Volumes); err != nil {
+		return api.Task{}, err
+	}
+	return h.tasks.start("protect", name, func(ctx context.Context, progress func(api.Progress)) (any, error) {
+		return nil, h.create(ctx, r, progress)
+	})
+}
+
+func newGroupID() (id journal.GroupID) {
+	u, err := uuid.NewRandomFromReader(rand.Reader)
+	if err != nil {
+		panic(err) // the system's random numbers never fail
+	}
+	copy(id[:], u[:])
+	return id
+}
+
+func historyOf(req api.ProtectRequest) time.Duration {
+	if req.HistorySeconds > 0 {
+		return time.Duration(req.HistorySeconds * float64(time.Second))
+	}
+	return defaultHistory
+}
+
+// choose adds the wanted volumes of a VM to the record.
+func (h *Hub) choose(ctx context.Context, r *groupRecord, vmName string, wanted []string) error {
+	record, err := h.store.VM(ctx, vmName)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return noVM(vmName)
+	}
+	if err != nil {
+		return catalogError(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, vmPatience)
+	defer cancel()
+	m, err := openVM(ctx, record)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	volumes, err := m.Volumes(ctx)
+	if err != nil {
+		return vmError(record, err)
+	}
+	for _, v := range volumes {
+		if len(wanted) > 0 && !slices.ContainsFunc(wanted, func(w string) bool { return names(w, vmName, v) }) {
+			continue
+		}
+		if g := h.groupOf(vmName, v.Name); g != "" {
+			return api.Errorf(api.CodeConflict, "volume %s/%s is protected by group %s", vmName, v.Name, g).
+				WithHint("name other volumes with --volume, or rephub unprotect %s first", g)
+		}
+		r.Volumes = append(r.Volumes, catalog.Volume{
+			UUID: uuid.NewString(), ID: journal.VolumeID(len(r.Volumes) + 1), Name: vmName + "/" + v.Name,
+			VM: vmName, Disk: v.Name, Node: v.Node, Size: v.Size,
+		})
+	}
+	r.VMs = append(r.VMs, record)
+	return nil
+}
+
+// names says whether a --volume means this volume.
+func names(wanted, vmName string, v vm.Volume) bool {
+	return wanted == v.Name || wanted == v.Node || wanted == vmName+"/"+v.Name || wanted == vmName+"/"+v.Node
+}
+
+func checkChosen(r *groupRecord, wanted []string) error {
+	if len(r.Volumes) == 0 && len(wanted) == 0 {
+		return api.Errorf(api.CodeConflict, "the VM has no writable volume").WithHint("rephub vm list shows what it has")
+	}
+	for _, w := range wanted {
+		if !slices.ContainsFunc(r.Volumes, func(v catalog.Volume) bool {
+			return names(w, v.VM, vm.Volume{Name: v.Disk, Node: v.Node})
+		}) {
+			return api.Errorf(api.CodeNotFound, "no such volume: %s", w).WithHint("rephub vm list shows the volumes")
+		}
+	}
+	return nil
+}
+
+// create makes a group and waits for its taps. If they cannot be had nothing
+// is left of it.
+func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progress)) error {
+	progress(api.Progress{Step: "making the group"})
+	if err := h.store.AddGroup(ctx, r.Group); err != nil {
+		return catalogError(err)
+	}
+	dir := h.data.join("groups", r.Name)
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = writeRecord(dir, r)
+	}
+	if err != nil {
+		return errors.Join(err, h.store.RemoveGroup(ctx, r.ID), os.RemoveAll(dir))
+	}
+	e := h.open(ctx, r, true)
+	err = e.openErr
+	if err == nil {
+		err = h.add(e)
+	}
+	if err != nil {
+		return errors.Join(err, e.close(), h.store.RemoveGroup(context.WithoutCancel(ctx), r.ID), os.RemoveAll(dir))
+	}
+	progress(api.Progress{Step: "attaching"})
+	if err := h.attached(ctx, e); err != nil {
+		return errors.Join(err, h.remove(context.WithoutCancel(ctx), e, false))
+	}
+	return nil
+}
+
+// attached waits for a group's taps, and says why they are not there.
+func (h *Hub) attached(ctx context.Context, e *entry) error {
+	bounded, cancel := context.WithTimeout(ctx, attachPatience)
+	defer cancel()
+	err := e.group.Started(bounded)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	st := e.status()
+	return api.Errorf(api.CodeUnavailable, "group %s could not be attached: %s", st.Name, st.Reason).WithHint("%s", st.Hint)
+}
+
+// protectAgain goes on with a group whose history was kept.
+func (h *Hub) protectAgain(e *entry, req api.ProtectRequest) (api.Task, error) {
+	r := e.record()
+	if r.Intent != catalog.IntentStop {
+		return api.Task{}, api.Errorf(api.CodeConflict, "there is a group %s already", r.Name).
+			WithHint("choose another name with --group; rephub status %s shows it", r.Name)
+	}
+	for _, v := range r.Volumes {
+		if !slices.Contains(req.VMs, v.VM) {
+			return api.Task{}, api.Errorf(api.CodeConflict, "the history of group %s has volumes of VM %s", r.Name, v.VM).
+				WithHint("name the same VMs, or choose another name with --group")
+		}
+	}
+	return h.goal("protect", e, catalog.IntentProtect, func(ctx context.Context, g Group) error { return g.Resume(ctx) })
+}
+
+// goal is a task that changes what a group is meant to do.
+func (h *Hub) goal(kind string, e *entry, intent catalog.Intent, change func(context.Context, Group) error) (api.Task, error) {
+	g, err := e.usable()
+	if err != nil {
+		return api.Task{}, err
+	}
+	return h.tasks.start(kind, e.record().Name, func(ctx context.Context, progress func(api.Progress)) (any, error) {
+		release, err := e.hold(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		progress(api.Progress{Step: kind})
+		// What is meant comes first: a hub that is killed here goes on with it.
+		if err := h.mean(ctx, e, intent); err != nil {
+			return nil, err
+		}
+		if err := change(ctx, g); err != nil {
+			return nil, fmt.Errorf("%s group %s: %w", kind, e.record().Name, err)
+		}
+		return nil, nil
+	})
+}
+
+// mean makes durable what a group is meant to do. The record beside the journal
+// counts; a catalog that is away hears of it with the next change.
+func (h *Hub) mean(ctx context.Context, e *entry, intent catalog.Intent) error {
+	r := e.setIntent(intent)
+	if err := writeRecord(e.dir, r); err != nil {
+		return err
+	}
+	if _, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { g.Intent = intent; return nil }); err != nil {
+		return catalogError(err)
+	}
+	return nil
+}
+
+// Pause implements api.Service.
+func (h *Hub) Pause(_ context.Context, group string) (api.Task, error) {
+	e, err := h.find(group)
+	if err != nil {
+		return api.Task{}, err
+	}
+	if e.record().Intent == catalog.IntentStop {
+		return api.Task{}, stopped(group)
+	}
+	return h.goal("pause", e, catalog.IntentPause, func(ctx context.Context, g Group) error { return g.Pause(ctx) })
+}
+
+// Resume implements api.Service.
+func (h *Hub) Resume(_ context.Context, group string) (api.Task, error) {
+	e, err := h.find(group)
+	if err != nil {
+		return api.Task{}, err
+	}
+	if e.record().Intent == catalog.IntentStop {
+		return api.Task{}, stopped(group)
+	}
+	return h.goal("resume", e, catalog.IntentProtect, func(ctx context.Context, g Group) error { return g.Resume(ctx) })
+}
+
+func stopped(group string) error {
+	return api.Errorf(api.CodeConflict, "group %s is not protected any more, only its history is kept", group).
+		WithHint("rephub protect VM... --group %s protects it again", group)
+}

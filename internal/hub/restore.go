@@ -1,0 +1,107 @@
+package hub
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/recovery"
+)
+
+// catalogPatience is how long a starting hub waits for the catalog before it
+// goes on with what is on its own disk.
+const catalogPatience = 5 * time.Second
+
+func sortedEntries(m map[string]*entry) []*entry {
+	return slices.SortedFunc(maps.Values(m), func(a, b *entry) int { return cmp.Compare(a.record().Name, b.record().Name) })
+}
+
+// restore opens the groups and mounts of an earlier run. What fails is said
+// and listed; it does not keep the rest from running.
+func (h *Hub) restore(ctx context.Context) error {
+	records, err := h.records(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if err := h.add(h.open(ctx, r, false)); err != nil {
+			h.cfg.Logger.Error("restore group", "group", r.Name, "err", err)
+		}
+	}
+	err = h.mounts.Restore(ctx, func(_ context.Context, r recovery.Record) (recovery.Group, error) {
+		e, err := h.findID(r.GroupID)
+		if err != nil {
+			return nil, err
+		}
+		return e.usable()
+	})
+	if err != nil {
+		h.cfg.Logger.Warn("some mounts are not served", "err", err)
+	}
+	return ctx.Err()
+}
+
+// records are the groups on disk, as the catalog knows them where it answers.
+func (h *Hub) records(ctx context.Context) ([]groupRecord, error) {
+	local, err := scanRecords(h.data.join("groups"))
+	if err != nil {
+		h.cfg.Logger.Error("some groups' records cannot be read", "err", err)
+	}
+	if local == nil && errors.Is(err, os.ErrPermission) {
+		return nil, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, catalogPatience)
+	defer cancel()
+	known, err := h.store.Groups(waiting)
+	if err != nil {
+		h.cfg.Logger.Warn("the catalog does not answer, going on with the records on disk", "err", err)
+		return local, ctx.Err()
+	}
+	return h.reconcile(ctx, local, known), nil
+}
+
+// reconcile makes the two agree. The catalog says what a group is meant to do;
+// a folder that it does not know is history, and put into it again.
+func (h *Hub) reconcile(ctx context.Context, local []groupRecord, known []catalog.Group) []groupRecord {
+	byID := map[string]catalog.Group{}
+	for _, g := range known {
+		byID[g.ID.String()] = g
+	}
+	for i, r := range local {
+		g, ok := byID[r.ID.String()]
+		if ok {
+			local[i].Group = g
+			delete(byID, r.ID.String())
+			continue
+		}
+		h.cfg.Logger.Warn("group is not in the catalog, adding it", "group", r.Name)
+		if err := h.store.AddGroup(ctx, r.Group); err != nil {
+			h.cfg.Logger.Error("add group to the catalog", "group", r.Name, "err", err)
+		}
+	}
+	for _, g := range byID {
+		// It was being made or removed when the hub was killed, or its disk is gone.
+		h.cfg.Logger.Warn("group has no folder", "group", g.Name, "folder", h.data.join("groups", g.Name))
+		local = append(local, groupRecord{Group: g})
+	}
+	return local
+}
+
+// removeFolder removes a group's folder such that a kill in between is made up
+// for by the next start.
+func (h *Hub) removeFolder(e *entry) error {
+	gone := h.data.join("groups", removedPrefix+e.record().ID.String())
+	if err := os.Rename(e.dir, gone); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove group's folder: %w", err)
+	}
+	if err := os.RemoveAll(gone); err != nil {
+		return fmt.Errorf("remove group's folder: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+package hub
+
+import (
+	"context"
+	"os"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/catalog"
+)
+
+// Info implements api.Service.
+func (h *Hub) Info(ctx context.Context) (api.Info, error) {
+	in := api.Info{
+		Version: h.cfg.Version, Data: h.cfg.Data, PID: os.Getpid(), Started: h.started,
+		NBD: h.where.NBD, API: h.where.API, Keeper: h.keeper.status(),
+	}
+	in.Catalog = api.CatalogStatus{Available: true, Endpoints: h.cfg.Etcd}
+	if h.super != nil {
+		st := h.super.State()
+		in.Catalog.Endpoints = []string{h.super.Endpoint()}
+		in.Catalog.PID, in.Catalog.Restarts = st.PID, st.Restarts
+	}
+	ctx, cancel := context.WithTimeout(ctx, catalogPatience)
+	defer cancel()
+	if err := h.store.Ping(ctx); err != nil {
+		in.Catalog.Available, in.Catalog.Reason = false, err.Error()
+	}
+	return in, nil
+}
+
+// Status implements api.Service.
+func (h *Hub) Status(_ context.Context, group string) (api.Status, error) {
+	st := api.Status{Groups: []api.GroupStatus{}}
+	if group != "" {
+		e, err := h.find(group)
+		if err != nil {
+			return st, err
+		}
+		st.Groups = append(st.Groups, e.status())
+		return st, nil
+	}
+	for _, e := range h.entries() {
+		st.Groups = append(st.Groups, e.status())
+	}
+	return st, nil
+}
+
+// CreateCheckpoint implements api.Service.
+func (h *Hub) CreateCheckpoint(ctx context.Context, group string, req api.CheckpointRequest) (api.Checkpoint, error) {
+	e, err := h.find(group)
+	if err != nil {
+		return api.Checkpoint{}, err
+	}
+	if req.Name != "" {
+		if err := checkName("checkpoint", req.Name); err != nil {
+			return api.Checkpoint{}, err
+		}
+	}
+	g, err := e.usable()
+	if err != nil {
+		return api.Checkpoint{}, err
+	}
+	p, err := g.Checkpoint(ctx, req.Name)
+	if err != nil {
+		return api.Checkpoint{}, err
+	}
+	// The journal is what counts; the catalog has a copy for others to read.
+	record := catalog.Checkpoint{Name: p.Name, Seq: seqOf(p.Seq), Time: p.Time, Created: p.Time}
+	if err := h.store.AddCheckpoint(ctx, e.record().ID, record); err != nil {
+		e.logger.Warn("note checkpoint in the catalog", "checkpoint", p.Name, "err", err)
+	}
+	return p, nil
+}
+
+// ListCheckpoints implements api.Service.
+func (h *Hub) ListCheckpoints(ctx context.Context, group string) (api.Checkpoints, error) {
+	l := api.Checkpoints{Checkpoints: []api.Checkpoint{}}
+	e, err := h.find(group)
+	if err != nil {
+		return l, err
+	}
+	g, err := e.usable()
+	if err != nil {
+		return l, err
+	}
+	all, err := g.Checkpoints(ctx)
+	if err != nil {
+		return l, err
+	}
+	l.Checkpoints = append(l.Checkpoints, all...)
+	return l, nil
+}
+
+// Task implements api.Service.
+func (h *Hub) Task(ctx context.Context, id string, after uint64) (api.Task, error) {
+	return h.tasks.follow(ctx, id, after)
+}
+
+// ListTasks implements api.Service.
+func (h *Hub) ListTasks(context.Context) (api.Tasks, error) { return h.tasks.list(), nil }
+
+// CancelTask implements api.Service.
+func (h *Hub) CancelTask(_ context.Context, id string) (api.Task, error) { return h.tasks.stop(id) }

@@ -1,0 +1,74 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/catalog"
+)
+
+// Unprotect implements api.Service.
+func (h *Hub) Unprotect(_ context.Context, group string, keepHistory bool) (api.Task, error) {
+	e, err := h.find(group)
+	if err != nil {
+		return api.Task{}, err
+	}
+	if !keepHistory {
+		if err := h.checkUnmounted(e); err != nil {
+			return api.Task{}, err
+		}
+	}
+	return h.tasks.start("unprotect", group, func(ctx context.Context, progress func(api.Progress)) (any, error) {
+		progress(api.Progress{Step: "taking the taps away"})
+		return nil, h.remove(ctx, e, keepHistory)
+	})
+}
+
+// checkUnmounted refuses to remove a history that somebody uses.
+func (h *Hub) checkUnmounted(e *entry) error {
+	id := e.record().ID
+	for _, m := range h.mounts.List() {
+		if m.GroupID == id {
+			return api.Errorf(api.CodeConflict, "group %s is mounted as %s", e.record().Name, m.ID).
+				WithHint("rephub unmount %s first, or use --keep-history", m.ID)
+		}
+	}
+	return nil
+}
+
+// remove takes a group's taps away, and everything else unless keepHistory.
+func (h *Hub) remove(ctx context.Context, e *entry, keepHistory bool) error {
+	release, err := e.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	name := e.record().Name
+	if e.group != nil {
+		if err := h.mean(ctx, e, catalog.IntentStop); err != nil {
+			return err
+		}
+		if err := e.group.Stop(ctx); err != nil {
+			return fmt.Errorf("stop group %s: %w", name, err)
+		}
+	}
+	if keepHistory {
+		return nil
+	}
+	if err := h.checkUnmounted(e); err != nil {
+		return err
+	}
+	h.drop(e)
+	if err := e.close(); err != nil {
+		e.logger.Warn("close group", "err", err)
+	}
+	if err := h.removeFolder(e); err != nil {
+		return err
+	}
+	if err := h.store.RemoveGroup(ctx, e.record().ID); err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return catalogError(err)
+	}
+	return nil
+}

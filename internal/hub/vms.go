@@ -1,0 +1,151 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/internal/vm/qemu"
+)
+
+// vmPatience bounds how long a VM may take to tell about itself.
+const vmPatience = 5 * time.Second
+
+// AddVM implements api.Service. The VM must answer, so that a wrong path is
+// noticed here.
+func (h *Hub) AddVM(ctx context.Context, spec api.VMSpec) (api.VM, error) {
+	if err := checkName("VM", spec.Name); err != nil {
+		return api.VM{}, err
+	}
+	if !filepath.IsAbs(spec.QMP) {
+		return api.VM{}, api.Errorf(api.CodeInvalid, "the QMP path %q is not absolute", spec.QMP)
+	}
+	if spec.NBDServer != "" {
+		if _, err := api.ParseAddress(spec.NBDServer); err != nil {
+			return api.VM{}, err
+		}
+	}
+	if _, err := h.store.VM(ctx, spec.Name); err == nil {
+		return api.VM{}, api.Errorf(api.CodeConflict, "there is a VM %s already", spec.Name).
+			WithHint("choose another name, or rephub vm remove %s first", spec.Name)
+	}
+	record := catalog.VM{Name: spec.Name, QMP: spec.QMP, NBDServer: spec.NBDServer, Created: time.Now().UTC()}
+	seen, err := h.inspect(ctx, record)
+	if err != nil {
+		return api.VM{}, err
+	}
+	if err := h.store.AddVM(ctx, record); err != nil {
+		return api.VM{}, catalogError(err)
+	}
+	return seen, nil
+}
+
+// ListVMs implements api.Service. All VMs are asked at once; one that does not
+// answer is listed with the reason.
+func (h *Hub) ListVMs(ctx context.Context) (api.VMs, error) {
+	records, err := h.store.VMs(ctx)
+	if err != nil {
+		return api.VMs{}, catalogError(err)
+	}
+	l := api.VMs{VMs: make([]api.VM, len(records))}
+	var wg sync.WaitGroup
+	for i, r := range records {
+		wg.Go(func() {
+			seen, err := h.inspect(ctx, r)
+			if err != nil {
+				seen.Reason = err.Error()
+			}
+			l.VMs[i] = seen
+		})
+	}
+	wg.Wait()
+	return l, nil
+}
+
+// RemoveVM implements api.Service.
+func (h *Hub) RemoveVM(ctx context.Context, name string) error {
+	if g := h.groupOf(name, ""); g != "" {
+		return api.Errorf(api.CodeConflict, "VM %s is protected by group %s", name, g).
+			WithHint("rephub unprotect %s first", g)
+	}
+	err := h.store.RemoveVM(ctx, name)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return noVM(name)
+	}
+	return catalogError(err)
+}
+
+func noVM(name string) error {
+	return api.Errorf(api.CodeNotFound, "no such VM: %s", name).WithHint("rephub vm list shows them; rephub vm add adds one")
+}
+
+// groupOf names a group that protects a VM, or one volume of it; "" for none.
+func (h *Hub) groupOf(vmName, disk string) string {
+	for _, e := range h.entries() {
+		r := e.record()
+		if r.Intent == catalog.IntentStop {
+			continue
+		}
+		for _, v := range r.Volumes {
+			if v.VM == vmName && (disk == "" || v.Disk == disk) {
+				return r.Name
+			}
+		}
+	}
+	return ""
+}
+
+// inspect asks a VM about itself. What it returns with an error is what is
+// known without the VM.
+func (h *Hub) inspect(ctx context.Context, r catalog.VM) (api.VM, error) {
+	out := api.VM{
+		VMSpec: api.VMSpec{Name: r.Name, QMP: r.QMP, NBDServer: r.NBDServer}, Group: h.groupOf(r.Name, ""), Volumes: []api.VMVolume{},
+	}
+	ctx, cancel := context.WithTimeout(ctx, vmPatience)
+	defer cancel()
+	m, err := openVM(ctx, r)
+	if err != nil {
+		return out, err
+	}
+	defer m.Close()
+	state, err := m.RunState(ctx)
+	if err != nil {
+		return out, vmError(r, err)
+	}
+	volumes, err := m.Volumes(ctx)
+	if err != nil {
+		return out, vmError(r, err)
+	}
+	out.Reachable, out.RunState, out.Version = true, string(state), m.Identity().Version.String()
+	for _, v := range volumes {
+		out.Volumes = append(out.Volumes, api.VMVolume{
+			Name: v.Name, Node: v.Node, Device: v.Device, Size: v.Size, Format: v.Format, File: v.File,
+			Protected: h.groupOf(r.Name, v.Name) != "",
+		})
+	}
+	return out, nil
+}
+
+// openVM connects to a VM's monitor.
+func openVM(ctx context.Context, r catalog.VM) (vm.VM, error) {
+	m, err := qemu.Open(ctx, "unix:"+r.QMP, qemu.Config{})
+	if err != nil {
+		return nil, vmError(r, err)
+	}
+	return m, nil
+}
+
+// vmError says which VM it was, and what can be done.
+func vmError(r catalog.VM, err error) error {
+	e := api.Errorf(api.CodeUnavailable, "VM %s at %s: %v", r.Name, r.QMP, err)
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		return e.WithHint("%s", h.Hint())
+	}
+	return e.WithHint("QEMU must run on this host with: -qmp unix:%s,server=on,wait=off; one client at a time is served by each socket", r.QMP)
+}
