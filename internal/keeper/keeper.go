@@ -230,6 +230,9 @@ func (k *keeper) unneeded(used int64) bool {
 	if used > 0 {
 		wait = max(wait, k.cfg.Linger)
 	}
+	if k.mu.claims == 0 {
+		wait = max(wait, startTimeout) // whoever started it is on the way
+	}
 	k.mu.ending = time.Since(k.mu.idleSince) >= wait
 	return k.mu.ending
 }

@@ -24,6 +24,13 @@ func TestMain(m *testing.M) {
 	if os.Getenv(testEnv) != "" {
 		os.Exit(Main(os.Args[2:]))
 	}
+	if spec := os.Getenv(hubEnv); spec != "" {
+		if err := hubMain(spec); err != nil {
+			fmt.Fprintln(os.Stderr, "hub:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
@@ -48,7 +55,7 @@ func shortDir(t testing.TB) string {
 
 // configFor starts keepers as processes of this test binary.
 func configFor(dir string, flags ...string) ClientConfig {
-	return ClientConfig{Dir: dir, Exe: os.Args[0], Args: append([]string{"keeper"}, flags...), Env: []string{testEnv + "=1"}}
+	return ClientConfig{Dir: dir, Exe: os.Args[0], Args: append([]string{"keeper"}, flags...), Env: []string{testEnv + "=1", "GORACE=atexit_sleep_ms=0"}}
 }
 
 // startKeeper runs a keeper until the test's end and controls it.
