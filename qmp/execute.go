@@ -29,7 +29,7 @@ func (c *Client) Execute(ctx context.Context, cmd string, args, result any) erro
 	case <-c.done:
 		return fmt.Errorf("%s: %w", cmd, c.Err())
 	}
-	return c.run(ctx, request{Execute: cmd, Arguments: args}, cmd, result)
+	return c.run(ctx, request{Execute: cmd}, cmd, args, result)
 }
 
 // ExecuteOOB runs a command out of band: it overtakes all others, and QEMU
@@ -39,19 +39,19 @@ func (c *Client) ExecuteOOB(ctx context.Context, cmd string, args, result any) e
 	if !c.oob {
 		return fmt.Errorf("%s: %w", cmd, ErrNoOOB)
 	}
-	return c.run(ctx, request{OOB: cmd, Arguments: args}, cmd, result)
+	return c.run(ctx, request{OOB: cmd}, cmd, args, result)
 }
 
-func (c *Client) run(ctx context.Context, r request, cmd string, result any) error {
+func (c *Client) run(ctx context.Context, r request, cmd string, args, result any) error {
 	w := &call{reply: make(chan *message, 1), inBand: r.Execute != ""}
 	r.ID = c.register(w)
-	line, err := json.Marshal(r)
+	line, err := r.encode(args)
 	if err != nil {
 		c.forget(r.ID)
 		return fmt.Errorf("%s: encode arguments: %w", cmd, err)
 	}
 	select {
-	case c.out <- append(line, '\n'):
+	case c.out <- line:
 	case <-ctx.Done():
 		c.forget(r.ID)
 		return fmt.Errorf("%s: not sent: %w", cmd, ctx.Err())

@@ -78,10 +78,24 @@ func (m *message) event() Event {
 
 // request is a command on its way out. Execute and OOB exclude each other.
 type request struct {
-	Execute   string `json:"execute,omitempty"`
-	OOB       string `json:"exec-oob,omitempty"`
-	Arguments any    `json:"arguments,omitempty"`
-	ID        uint64 `json:"id"`
+	Execute   string          `json:"execute,omitempty"`
+	OOB       string          `json:"exec-oob,omitempty"`
+	Arguments json.RawMessage `json:"arguments,omitempty"`
+	ID        uint64          `json:"id"`
+}
+
+// encode gives the request as a line. Arguments that are null, a nil map for
+// one, are left out: QEMU wants an object or nothing.
+func (r request) encode(args any) ([]byte, error) {
+	a, err := json.Marshal(args)
+	if err != nil {
+		return nil, err
+	}
+	if string(a) != "null" {
+		r.Arguments = a
+	}
+	line, err := json.Marshal(r)
+	return append(line, '\n'), err
 }
 
 // decoder splits a byte stream into messages, however they are laid out

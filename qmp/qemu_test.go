@@ -124,7 +124,8 @@ func TestStoppedQEMU(t *testing.T) {
 		t.Fatal(err)
 	}
 	var s struct{ Status string }
-	if err := c.Execute(ctx, "query-status", nil, &s); err != nil || s.Status == "" {
+	var none map[string]any
+	if err := c.Execute(ctx, "query-status", none, &s); err != nil || s.Status == "" {
 		t.Fatalf("after it went on: %+v, %v", s, err)
 	}
 }

@@ -75,8 +75,8 @@ func parseServer(s string) (network, address string, err error) {
 		return "unix", path, nil
 	}
 	address = strings.TrimPrefix(s, "tcp:")
-	if _, _, err := net.SplitHostPort(address); err != nil {
-		return "", "", fmt.Errorf("parse NBD server address %q: %w", s, err)
+	if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
+		return "", "", fmt.Errorf("parse NBD server address %q: want unix:PATH or HOST:PORT", s)
 	}
 	return "tcp", address, nil
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/internal/vm/qemu"
 	"github.com/rephub/rephub/internal/vm/vmtest"
-	"github.com/rephub/rephub/qmp"
 )
 
 const group = vm.GroupTag("g1")
@@ -83,5 +82,3 @@ func second(t *testing.T, q *vmtest.QEMU, cmd string, args map[string]any) {
 	t.Helper()
 	q.Must(cmd, args, nil)
 }
-
-var _ = qmp.GenericError

@@ -139,11 +139,7 @@ type args map[string]any
 
 // do runs a command, telling a lost connection in the words of package vm.
 func (v *VM) do(ctx context.Context, cmd string, a args, result any) error {
-	var arguments any
-	if a != nil {
-		arguments = a
-	}
-	err := v.client.Execute(ctx, cmd, arguments, result)
+	err := v.client.Execute(ctx, cmd, a, result)
 	if errors.Is(err, qmp.ErrConnectionLost) || errors.Is(err, qmp.ErrClosed) {
 		return fmt.Errorf("%w: %w", vm.ErrGone, err)
 	}

@@ -3,6 +3,7 @@ package vmtest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -149,12 +150,25 @@ func (q *QEMU) blockdev(d Disk) string {
 	return string(node)
 }
 
-// open connects the harness's own monitor and starts the NBD server.
+// dial connects the harness's own monitor. A QEMU that is met while it starts
+// may greet and then never answer on that connection (seen once in some
+// hundred starts, on a busy machine); it does on the next.
+func (q *QEMU) dial() (c *qmp.Client, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	defer cancel()
+	for range 4 {
+		c, err = qmp.Dial(ctx, "unix:"+filepath.Join(q.Dir, q.cfg.Name+".own"), qmp.Options{HandshakeTimeout: 10 * time.Second})
+		if err == nil || !errors.Is(err, context.DeadlineExceeded) {
+			break
+		}
+	}
+	return c, err
+}
+
+// open connects and starts the NBD server.
 func (q *QEMU) open() {
 	q.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	c, err := qmp.Dial(ctx, "unix:"+filepath.Join(q.Dir, q.cfg.Name+".own"), qmp.Options{HandshakeTimeout: 30 * time.Second})
+	c, err := q.dial()
 	if err != nil {
 		q.t.Fatalf("connect to QEMU: %v; it said: %s", err, q.Stderr())
 	}
