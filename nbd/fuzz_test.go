@@ -83,6 +83,7 @@ func FuzzClient(f *testing.F) {
 // FuzzParseURI holds ParseURI and String to each other.
 func FuzzParseURI(f *testing.F) {
 	f.Add("nbd://u@[::1]:1//x%20y?tls-type=x509&x-a=b")
+	f.Add("nBd://::")
 	f.Add("nbds+unix:///e?socket=%00s&tls-verify-peer=0")
 	f.Fuzz(func(t *testing.T, s string) {
 		u, err := ParseURI(s)

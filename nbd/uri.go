@@ -3,6 +3,7 @@ package nbd
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strings"
 )
@@ -89,12 +90,19 @@ func (u *URI) validate() error {
 		return fmt.Errorf("parse NBD URI: the parameter socket needs the scheme nbd+unix or nbds+unix")
 	case u.Unix && (u.Host != "" || u.Port != ""):
 		return fmt.Errorf("parse NBD URI: host %q together with a Unix socket", u.Host)
+	case strings.Contains(u.Host, ":") && !validIPv6(u.Host):
+		return fmt.Errorf("parse NBD URI: host %q is no address", u.Host)
 	case strings.ContainsRune(u.Export, 0):
 		return fmt.Errorf("parse NBD URI: export name with a NUL")
 	case len(u.Export) > maxString:
 		return fmt.Errorf("parse NBD URI: export name is longer than %d bytes", maxString)
 	}
 	return nil
+}
+
+func validIPv6(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
 }
 
 // String is a URI that ParseURI reads back as u.
