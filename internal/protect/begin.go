@@ -78,7 +78,7 @@ func (a *attachment) attach(ctx context.Context, m *machine) error {
 	if err := a.notes(m); err != nil {
 		return err
 	}
-	if err := a.resize(long, m); err != nil {
+	if err := a.resize(m); err != nil {
 		return err
 	}
 	// A disk that has a bitmap which records keeps it; the others get one, in
@@ -164,10 +164,10 @@ func (a *attachment) notes(m *machine) error {
 
 // resize follows volumes that have another size than at the last attach. What
 // is beyond the old end is found by comparing.
-func (a *attachment) resize(_ context.Context, m *machine) error {
+func (a *attachment) resize(m *machine) error {
 	tl := a.g.log.Timeline()
 	for _, d := range m.disks {
-		if d.now.Size == d.size(&tl) {
+		if size := d.size(&tl); size == d.now.Size || size < 0 && d.now.Size == d.Size {
 			continue
 		}
 		a.g.logger.Info("volume has a new size", "volume", d.Name(), "bytes", d.now.Size)
@@ -230,6 +230,9 @@ func (a *attachment) newEpoch(ctx context.Context) error {
 	if err != nil {
 		host = ""
 	}
+	if err := a.noteVolumes(tl); err != nil {
+		return err
+	}
 	seq := a.firstSeq(st)
 	if err := g.stream.control(epoch, journal.Attach{Seq: seq, Host: host, Boot: bootID()}); err != nil {
 		return fmt.Errorf("note epoch %d: %w", epoch, err)
@@ -244,6 +247,30 @@ func (a *attachment) newEpoch(ctx context.Context) error {
 	}
 	a.epoch = epoch
 	g.logger.Info("recording", "epoch", epoch, "seq", seq)
+	return nil
+}
+
+// noteVolumes puts volumes that are new, or have a new size, into the journal,
+// before the epoch that is the first to have them so.
+func (a *attachment) noteVolumes(tl journal.Timeline) error {
+	var recs []journal.Control
+	for _, m := range a.machines {
+		for _, d := range m.disks {
+			switch d.size(&tl) {
+			case d.now.Size:
+			case -1:
+				recs = append(recs, journal.VolumeAdded{Volume: d.ID, UUID: d.UUID, Name: d.Name(), Size: d.now.Size})
+			default:
+				recs = append(recs, journal.VolumeResized{Volume: d.ID, Size: d.now.Size})
+			}
+		}
+	}
+	if len(recs) == 0 {
+		return nil
+	}
+	if err := a.g.stream.control(tl.Epoch, recs...); err != nil {
+		return fmt.Errorf("note the volumes: %w", err)
+	}
 	return nil
 }
 

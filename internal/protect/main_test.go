@@ -231,9 +231,6 @@ func openReplica(t *testing.T, dir string, spec Spec) *testReplica {
 		}
 		r.base[v.ID] = f
 		if fresh {
-			if err := r.log.AppendControl(0, journal.VolumeAdded{Volume: v.ID, UUID: v.UUID, Name: v.Name(), Size: v.Size}); err != nil {
-				t.Fatal(err)
-			}
 			if err := f.Truncate(v.Size); err != nil {
 				t.Fatal(err)
 			}

@@ -2,6 +2,7 @@ package protect
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"testing"
@@ -10,22 +11,36 @@ import (
 	"github.com/rephub/rephub/journal"
 )
 
-// equal compares what the replica holds of every volume with the images. Nobody
-// may be writing.
+// equal waits until the newest point holds what the images hold. Nobody may be
+// writing, but a write of a load just killed may still be on its way.
 func (r *running) equal(vms ...*vmtest.QEMU) {
 	r.t.Helper()
-	r.until("all that was written is a durable point", func(s Status) bool { return s.State == StateProtected && s.Durable == s.Last })
-	point := r.Status().Durable
-	id := journal.VolumeID(0)
-	for _, q := range vms {
-		for _, node := range q.Nodes() {
-			id++
-			r.same(id, point, q.Image(node))
+	diff := ""
+	defer func() {
+		if r.t.Failed() {
+			r.t.Log(diff)
 		}
-	}
+	}()
+	eventually(r.t, "the newest point equals the source", func() bool {
+		s := r.Status()
+		if s.State != StateProtected || s.Durable != s.Last {
+			return false
+		}
+		id := journal.VolumeID(0)
+		for _, q := range vms {
+			for _, node := range q.Nodes() {
+				id++
+				if diff = r.diff(id, s.Durable, q.Image(node)); diff != "" {
+					return false
+				}
+			}
+		}
+		return true
+	})
 }
 
-func (r *running) same(id journal.VolumeID, at journal.Seq, image string) {
+// diff is where a volume at a seq differs from an image, "" when nowhere.
+func (r *running) diff(id journal.VolumeID, at journal.Seq, image string) string {
 	r.t.Helper()
 	f, err := os.Open(image)
 	if err != nil {
@@ -43,13 +58,14 @@ func (r *running) same(id journal.VolumeID, at journal.Seq, image string) {
 			r.t.Fatal(err)
 		}
 		if !bytes.Equal(want[:n], got[:n]) {
-			i := 0
+			i := int64(0)
 			for want[i] == got[i] {
 				i++
 			}
-			r.t.Fatalf("volume %d at seq %d differs from its source at byte %d", id, at, off+int64(i))
+			return fmt.Sprintf("volume %d at seq %d differs from its source at byte %d", id, at, off+i)
 		}
 	}
+	return ""
 }
 
 func TestProtect(t *testing.T) {
