@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -59,13 +60,19 @@ func runRole(role string, args []string) error {
 	defer stop()
 	switch {
 	case role == "record" && len(args) == 2:
-		var size int64
-		if _, err := fmt.Sscan(args[1], &size); err != nil {
-			return fmt.Errorf("size of the volume: %w", err)
+		size, err := strconv.ParseInt(args[1], 10, 64)
+		if err != nil {
+			return err
 		}
 		return record(ctx, args[0], size)
-	case role == "view" && len(args) == 2:
-		return serveView(ctx, args[0], args[1])
+	case role == "fill" && len(args) == 2:
+		writes, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		return fill(ctx, args[0], writes)
+	case role == "view" && len(args) == 1:
+		return serveView(ctx, args[0])
 	}
 	return fmt.Errorf("no role %q with %d arguments", role, len(args))
 }
@@ -139,8 +146,7 @@ func openRecorder(ctx context.Context, dir string, size int64) (*recorder, offer
 // ringSize is the hub's default, in bytes.
 const ringSize = 64 << 20
 
-// write is Drain's sink. While the index of sealed segments catches up, the
-// ring takes what comes.
+// write is Drain's sink. While it waits, the ring takes what comes.
 func (r *recorder) write(run tap.Run) error {
 	b := journal.Batch{Kind: journal.KindWrites, Epoch: run.Epoch, First: run.First}
 	for _, region := range run.Regions {
@@ -148,13 +154,7 @@ func (r *recorder) write(run tap.Run) error {
 			b.Regions = append(b.Regions, region)
 		}
 	}
-	for {
-		err := r.log.Append(b)
-		if !errors.Is(err, journal.ErrBehind) {
-			return err
-		}
-		<-time.After(time.Millisecond)
-	}
+	return appendPatiently(context.Background(), r.log, b)
 }
 
 func (r *recorder) syncing(ctx context.Context) error {

@@ -48,6 +48,19 @@ func start(name string, args ...string) (*server, error) {
 	return s, s.start()
 }
 
+// wait waits until the process has ended by itself, which it must do well.
+func (s *server) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.exited:
+	}
+	if !s.cmd.ProcessState.Success() {
+		return fmt.Errorf("%s ended with %s: %s", s.name, s.cmd.ProcessState, s.stderr.String())
+	}
+	return nil
+}
+
 // stop asks the process to end and sees to it. It may be called twice.
 func (s *server) stop() {
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
