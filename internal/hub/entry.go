@@ -21,8 +21,10 @@ type entry struct {
 
 	// changes serialises what changes the group: pause, resume, removal.
 	changes chan struct{}
-	stop    context.CancelFunc
 	running sync.WaitGroup
+	ctx     context.Context // of what runs; set by start
+	stop    context.CancelFunc
+	ended   chan struct{} // closed when the last run has ended; guarded by changes
 
 	mu struct {
 		sync.Mutex
@@ -60,22 +62,54 @@ func (e *entry) hold(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// start runs the group and its retention until stop.
+// start runs the group and its retention until stop. Mounts of a group hold
+// its files open, so it is opened once and may run several times.
 func (e *entry) start(ctx context.Context, retainEvery time.Duration) {
 	if e.group == nil {
 		return
 	}
-	ctx, e.stop = context.WithCancel(ctx)
+	e.ctx, e.stop = context.WithCancel(ctx)
+	e.running.Go(func() { e.retain(e.ctx, retainEvery) })
+	if e.record().Intent != catalog.IntentStop {
+		e.live()
+	}
+}
+
+// live runs the group in the background, after an earlier run has ended.
+func (e *entry) live() {
+	ended := make(chan struct{})
+	e.ended = ended
 	e.running.Go(func() {
-		err := e.group.Run(ctx)
-		if ctx.Err() == nil {
+		defer close(ended)
+		err := e.group.Run(e.ctx)
+		if e.ctx.Err() == nil && e.record().Intent != catalog.IntentStop {
 			e.logger.Error("protection ended by itself", "err", err)
-			e.mu.Lock()
-			e.mu.runErr = fmt.Errorf("protection ended by itself: %w", err)
-			e.mu.Unlock()
+			e.setRunErr(fmt.Errorf("protection ended by itself: %w", err))
 		}
 	})
-	e.running.Go(func() { e.retain(ctx, retainEvery) })
+}
+
+// again runs a group that was stopped. The caller holds the entry.
+func (e *entry) again() error {
+	if e.ended != nil {
+		select {
+		case <-e.ended:
+		case <-e.ctx.Done():
+			return e.ctx.Err()
+		}
+	}
+	if err := e.group.Again(); err != nil {
+		return err
+	}
+	e.setRunErr(nil)
+	e.live()
+	return nil
+}
+
+func (e *entry) setRunErr(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.runErr = err
 }
 
 // retain cuts the history until ctx ends. The same error is said once.
@@ -132,6 +166,12 @@ func (e *entry) status() api.GroupStatus {
 			st.Volumes = append(st.Volumes, api.VolumeStatus{
 				Name: v.Name, UUID: v.UUID, VM: v.VM, Node: v.Node, Size: v.Size, State: api.StateDegraded,
 			})
+		}
+	}
+	if e.group != nil && r.Intent == catalog.IntentStop && st.State == api.StateDegraded {
+		st.State, st.Reason, st.Hint = api.StateStopped, "protection was ended, its history is kept", ""
+		for i := range st.Volumes {
+			st.Volumes[i].State = api.StateStopped
 		}
 	}
 	e.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/recovery"
+	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -37,6 +38,8 @@ type Life interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	Stop(ctx context.Context) error
+	// Again makes a stopped group ready for another Run.
+	Again() error
 }
 
 // Points are a group's recovery points.
@@ -57,6 +60,8 @@ type GroupDeps struct {
 	Record groupRecord
 	// RunDir is where VMs may make sockets.
 	RunDir string
+	// OpenVM gives a share of the connection to the VM at a QMP socket.
+	OpenVM func(ctx context.Context, qmp string) (vm.VM, error)
 	// Keeper gives the connection to the tap keeper, waiting for one if need be.
 	Keeper func(ctx context.Context) (*keeper.Client, error)
 	// GrantEpoch returns an epoch never granted before, above after.

@@ -24,6 +24,7 @@ type Hub struct {
 	keeper  *keeperLink
 	mounts  *recovery.Mounts
 	tasks   *tasks
+	vms     *vmPool
 	where   Ready
 
 	mu struct {
@@ -39,6 +40,7 @@ var _ api.Service = (*Hub)(nil)
 func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub, err error) {
 	h = &Hub{cfg: cfg, data: data, started: time.Now().UTC(), where: where, tasks: newTasks(ctx, cfg.Logger)}
 	h.mu.groups = map[string]*entry{}
+	h.vms = newVMPool(openMonitor)
 	endpoints := cfg.Etcd
 	if len(endpoints) == 0 {
 		h.super, err = catalog.NewSupervisor(catalog.SupervisorConfig{Dir: data.join("catalog"), Exe: cfg.Exe, Logger: cfg.Logger})
@@ -125,7 +127,7 @@ func (h *Hub) open(ctx context.Context, r groupRecord, create bool) *entry {
 	e := newEntry(h.data.join("groups", r.Name), r, h.cfg.Logger)
 	e.group, e.openErr = h.cfg.OpenGroup(ctx, GroupDeps{
 		Dir: e.dir, Create: create, Record: r, RunDir: h.data.join("run"),
-		Keeper: h.keeper.get, GrantEpoch: h.store.GrantEpoch, Logger: e.logger,
+		OpenVM: h.vms.get, Keeper: h.keeper.get, GrantEpoch: h.store.GrantEpoch, Logger: e.logger,
 	})
 	if e.openErr != nil {
 		e.group = nil

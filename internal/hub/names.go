@@ -1,6 +1,8 @@
 package hub
 
 import (
+	"context"
+	"errors"
 	"regexp"
 
 	"github.com/rephub/rephub/internal/api"
@@ -20,3 +22,7 @@ func checkName(what, name string) error {
 }
 
 func seqOf(n uint64) journal.Seq { return journal.Seq(n) }
+
+func isContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}

@@ -86,7 +86,7 @@ func (h *Hub) choose(ctx context.Context, r *groupRecord, vmName string, wanted 
 	}
 	ctx, cancel := context.WithTimeout(ctx, vmPatience)
 	defer cancel()
-	m, err := openVM(ctx, record)
+	m, err := h.openVM(ctx, record)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,24 @@ func (h *Hub) protectAgain(e *entry, req api.ProtectRequest) (api.Task, error) {
 				WithHint("name the same VMs, or choose another name with --group")
 		}
 	}
-	return h.goal("protect", e, catalog.IntentProtect, func(ctx context.Context, g Group) error { return g.Resume(ctx) })
+	if _, err := e.usable(); err != nil {
+		return api.Task{}, err
+	}
+	return h.tasks.start("protect", r.Name, func(ctx context.Context, progress func(api.Progress)) (any, error) {
+		release, err := e.hold(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		progress(api.Progress{Step: "attaching"})
+		if err := h.mean(ctx, e, catalog.IntentProtect); err != nil {
+			return nil, err
+		}
+		if err := e.again(); err != nil {
+			return nil, err
+		}
+		return nil, h.attached(ctx, e)
+	})
 }
 
 // goal is a task that changes what a group is meant to do.

@@ -108,7 +108,7 @@ func (h *Hub) inspect(ctx context.Context, r catalog.VM) (api.VM, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, vmPatience)
 	defer cancel()
-	m, err := openVM(ctx, r)
+	m, err := h.openVM(ctx, r)
 	if err != nil {
 		return out, err
 	}
@@ -131,11 +131,20 @@ func (h *Hub) inspect(ctx context.Context, r catalog.VM) (api.VM, error) {
 	return out, nil
 }
 
-// openVM connects to a VM's monitor.
-func openVM(ctx context.Context, r catalog.VM) (vm.VM, error) {
-	m, err := qemu.Open(ctx, "unix:"+r.QMP, qemu.Config{})
+// openVM gives a share of the connection to a VM's monitor.
+func (h *Hub) openVM(ctx context.Context, r catalog.VM) (vm.VM, error) {
+	m, err := h.vms.get(ctx, r.QMP)
 	if err != nil {
 		return nil, vmError(r, err)
+	}
+	return m, nil
+}
+
+// openMonitor connects to a VM's monitor.
+func openMonitor(ctx context.Context, qmp string) (vm.VM, error) {
+	m, err := qemu.Open(ctx, "unix:"+qmp, qemu.Config{})
+	if err != nil {
+		return nil, err
 	}
 	return m, nil
 }
