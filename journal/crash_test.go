@@ -259,3 +259,45 @@ func TestRecoverSeesWhatTheCacheLost(t *testing.T) {
 		t.Fatalf("reopened at %d with %d entries, want %d with %d; %+v", l.Appended(), len(got), promised, len(before), l.Recovered())
 	}
 }
+
+// TestAppendDuringSync: an append does not wait for a sync in progress, and the
+// sync does not vouch for it.
+func TestAppendDuringSync(t *testing.T) {
+	fs := memFS(t)
+	l := create(t, fs, Options{Now: small.Now})
+	w := newWorkload(l, 23)
+	must(t, w.start())
+	must(t, l.AppendControl(w.epoch, SyncEnd{Volume: 1}, SyncEnd{Volume: 2}))
+	must(t, l.Append(w.writes(3)))
+	before := l.Appended()
+	during := 0
+	fs.OnSync(func(string) error {
+		during++
+		must(t, l.Append(w.writes(2)))
+		must(t, l.AppendControl(w.epoch, Fence{Seq: l.Appended()}))
+		return nil
+	}, false)
+	seq, err := l.Sync()
+	must(t, err)
+	fs.OnSync(nil, false)
+	if during == 0 || l.Appended() != before+Seq(2*during) {
+		t.Fatalf("%d appends during the sync", during)
+	}
+	if seq != before || l.Durable() != before {
+		t.Fatalf("the sync says %d, durable is %d; %d was appended before it", seq, l.Durable(), before)
+	}
+	if p, ok := l.DurableTimelined().Newest(); ok {
+		t.Fatalf("point %d is called durable, its fence was not synced", p)
+	}
+	if _, err := l.Sync(); err != nil || l.Durable() != l.Appended() {
+		t.Fatalf("durable %d of %d, %v", l.Durable(), l.Appended(), err)
+	}
+	if p, ok := l.DurableTimelined().Newest(); !ok || p != l.Appended() {
+		t.Fatalf("the durable point is %d, %v", p, ok)
+	}
+}
+
+func (l *Log) DurableTimelined() *Timeline {
+	t := l.DurableTimeline()
+	return &t
+}
