@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"os"
@@ -83,7 +84,8 @@ func randomReads(b *testing.B, uri string) float64 {
 		Jobs []struct{ Read struct{ IOPS float64 } }
 	}
 	if err == nil {
-		err = json.Unmarshal(out, &result)
+		_, body, _ := bytes.Cut(out, []byte("\n{")) // behind what its nbd engine says
+		err = json.Unmarshal(append([]byte("{"), body...), &result)
 	}
 	if err != nil || len(result.Jobs) != 1 {
 		b.Fatalf("fio: %v\n%s", err, out)

@@ -27,7 +27,7 @@ func FuzzDecodeRecord(f *testing.F) {
 		}
 		again, err := encodeRecord(r)
 		if err != nil {
-			t.Skip("a time that JSON reads and does not write")
+			return // JSON reads times that it does not write
 		}
 		if _, err := decodeRecord("x", again); err != nil {
 			t.Fatal(err)

@@ -98,7 +98,10 @@ func (m *memory) Sync() error {
 }
 
 // Extents tells runs of zero blocks as holes.
-func (m *memory) Extents(off, n int64) ([]block.Extent, error) {
+func (m *memory) Extents(off, n int64) ([]block.Extent, error) { return m.extents(off, n, 1<<30) }
+
+// extents stops after limit of them.
+func (m *memory) extents(off, n int64, limit int) ([]block.Extent, error) {
 	if err := m.check("status", off, n); err != nil {
 		return nil, err
 	}
@@ -110,6 +113,8 @@ func (m *memory) Extents(off, n int64) ([]block.Extent, error) {
 		hole := m.holes && isZero(m.data[off:stop])
 		if k := len(list) - 1; k >= 0 && list[k].Hole == hole {
 			list[k].Len += stop - off
+		} else if len(list) == limit {
+			break
 		} else {
 			list = append(list, block.Extent{Off: off, Len: stop - off, Hole: hole})
 		}
@@ -129,8 +134,7 @@ func (s source) ReadAt(ctx context.Context, p []byte, off int64) error {
 }
 
 func (s source) Allocated(ctx context.Context, off, n int64) ([]block.Extent, error) {
-	list, err := s.Extents(off, n)
-	return list[:min(len(list), 5)], err
+	return s.extents(off, n, 5)
 }
 
 // device is the memory as a replica's device, with its holes.
