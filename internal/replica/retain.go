@@ -111,10 +111,11 @@ func (s *Store) allowed(tl *journal.Timeline, base journal.Seq, now time.Time, p
 		return 0, false
 	}
 	// Writes are taken to be of one size; what is wrong with that the next
-	// step finds.
-	first := max(base, s.log.FirstSeq())
+	// step finds. Counted from the journal's begin: segments that wait for
+	// their index cannot go yet, and are no reason to go further.
+	first := s.log.FirstSeq()
 	if first >= newest {
-		return newest, true
+		return 0, false
 	}
 	gain := float64(newest-first) * float64(size-pol.MaxBytes) / float64(size)
 	return min(newest, first+journal.Seq(gain)+1), true
@@ -188,13 +189,21 @@ func (s *Store) forgetVolumes(base journal.Seq) error {
 			return nil
 		})
 		if err == nil {
-			err = s.fs.Remove(s.basePath(v.ID))
+			err = s.removeBase(v.ID)
 		}
 		if err != nil {
 			return fmt.Errorf("remove base image of volume %d: %w", v.ID, err)
 		}
 	}
 	return nil
+}
+
+func (s *Store) removeBase(id journal.VolumeID) error {
+	s.mu.Lock()
+	b := s.mu.bases[id]
+	delete(s.mu.bases, id)
+	s.mu.Unlock()
+	return errors.Join(b.f.Close(), s.fs.Remove(b.name))
 }
 
 // pointUpTo is the newest point ≤ at.

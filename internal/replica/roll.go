@@ -28,7 +28,7 @@ func (s *Store) roll(ctx context.Context, from, to journal.Seq) (written int64, 
 			return r.written, err
 		}
 		im := image{s: s, id: v.ID, base: r.base, at: uint64(to), shelves: shelves(&v, uint64(to))}
-		if err := r.volume(&im, size); err != nil {
+		if err := r.volume(&im, size, largest(&v, to)); err != nil {
 			return r.written, fmt.Errorf("volume %d: %w", v.ID, err)
 		}
 		if err := r.base.Sync(); err != nil {
@@ -50,8 +50,19 @@ type roller struct {
 	written int64
 }
 
-// volume rolls one base image; size is the volume's at the new base.
-func (r *roller) volume(im *image, size int64) error {
+// largest is the largest size that the volume has had up to a point.
+func largest(v *journal.Volume, at journal.Seq) (size int64) {
+	for _, x := range v.Sizes {
+		if x.After < at {
+			size = max(size, x.Size)
+		}
+	}
+	return size
+}
+
+// volume rolls one base image; size is the volume's at the new base. What it
+// lost by shrinking, up to the size it once had, becomes a hole.
+func (r *roller) volume(im *image, size, once int64) error {
 	for off := int64(0); off < size; off += rollWindow {
 		if err := r.ctx.Err(); err != nil {
 			return err
@@ -69,7 +80,7 @@ func (r *roller) volume(im *image, size int64) error {
 	if err := r.flush(); err != nil {
 		return err
 	}
-	return r.base.Zero(size, r.base.Size()-size)
+	return r.base.Zero(size, once-size)
 }
 
 func (r *roller) piece(p index.Piece) error {
