@@ -12,7 +12,9 @@ import (
 )
 
 // mirrorGranularity in bytes: with write-blocking, guest writes within one
-// chunk of this size wait for each other. See docs/qemu.md for the measurement.
+// chunk of this size wait for each other, which makes sequential writes six
+// times slower at QEMU's default of 64 KiB on a disk that takes 1 ms. It costs
+// about 64 MiB of QEMU's memory per TiB of volume. See docs/qemu.md.
 const mirrorGranularity = 4 << 10
 
 // openTimeout in seconds bounds how long a tap server that accepts and stays
@@ -26,7 +28,7 @@ func (v *VM) Attach(ctx context.Context, a vm.Attach) (taps []vm.Tap, err error)
 		return nil, fmt.Errorf("attach: %w", err)
 	}
 	for _, s := range plan.sockets() {
-		if err := probe(ctx, s); err != nil {
+		if err := probe(ctx, "unix", s); err != nil {
 			return nil, fmt.Errorf("attach: probe the tap server: %w", err)
 		}
 	}

@@ -24,12 +24,12 @@ const (
 	nbdOptAbort    = 2                  // NBD_OPT_ABORT
 )
 
-// probe says whether an NBD server answers at a unix socket now: it waits for
-// the greeting and takes its leave.
-func probe(ctx context.Context, path string) error {
+// probe says whether an NBD server answers at an address now: it waits for the
+// greeting and takes its leave.
+func probe(ctx context.Context, network, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
 		return err
 	}
@@ -40,10 +40,10 @@ func probe(ctx context.Context, path string) error {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return fmt.Errorf("read the greeting of %s: %w", path, err)
+		return fmt.Errorf("read the greeting of %s: %w", address, err)
 	}
 	if binary.BigEndian.Uint64(greeting[:]) != nbdMagic || binary.BigEndian.Uint64(greeting[8:]) != nbdOptionMagic {
-		return fmt.Errorf("%s: %w", path, errNotNBD)
+		return fmt.Errorf("%s: %w", address, errNotNBD)
 	}
 	// Client flags repeat the server's two, fixed newstyle and no zeroes.
 	leave := binary.BigEndian.AppendUint32(nil, uint32(binary.BigEndian.Uint16(greeting[16:])&3))
@@ -51,7 +51,7 @@ func probe(ctx context.Context, path string) error {
 	leave = binary.BigEndian.AppendUint32(leave, nbdOptAbort)
 	leave = binary.BigEndian.AppendUint32(leave, 0)
 	if _, err := conn.Write(leave); err != nil {
-		return fmt.Errorf("take leave of %s: %w", path, err)
+		return fmt.Errorf("take leave of %s: %w", address, err)
 	}
 	return nil
 }

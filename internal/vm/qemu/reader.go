@@ -46,6 +46,9 @@ func (v *VM) StartReader(ctx context.Context, c vm.ReaderConfig) error {
 		if err != nil {
 			return err
 		}
+		if err := probe(ctx, network, address); err != nil {
+			return vm.WithHint(fmt.Errorf("reach the VM's NBD server: %w", err), "--nbd-server must name the server that runs in this QEMU")
+		}
 		v.reader.set(network, address)
 		return nil
 	}
@@ -55,7 +58,7 @@ func (v *VM) StartReader(ctx context.Context, c vm.ReaderConfig) error {
 	if len(path) > maxSocketPath {
 		return fmt.Errorf("start the NBD server: socket path %s is longer than %d bytes", path, maxSocketPath)
 	}
-	if probe(ctx, path) != nil { // not running from an earlier life of ours
+	if probe(ctx, "unix", path) != nil { // not running from an earlier life of ours
 		err := v.do(ctx, "nbd-server-start", args{"addr": args{"type": "unix", "data": args{"path": path}}}, nil)
 		if qemuSays(err, "already running") {
 			return vm.WithHint(fmt.Errorf("%w: %w", vm.ErrServerRunning, err),
