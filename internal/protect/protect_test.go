@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/rephub/rephub/internal/vm/vmtest"
 	"github.com/rephub/rephub/journal"
@@ -118,6 +119,27 @@ func TestPauseAndResume(t *testing.T) {
 	if len(st.Ranges) != 2 || !st.Ranges[0].Contains(before) {
 		t.Errorf("points are %v: the old ones up to %d must stay", st.Ranges, before)
 	}
+}
+
+// A sync that reads while the VM writes the same blocks must not put old data
+// over new.
+func TestResyncUnderLoad(t *testing.T) {
+	s := newSite(t)
+	q := vmtest.Start(t, vmtest.Config{Disks: []vmtest.Disk{{Node: "small", Size: 4 << 20, Delay: 5 * time.Millisecond}}})
+	g := s.start(q)
+	g.reach(StateProtected)
+	load := vmtest.Load(t, q.GuestURI("small"), 16)
+	for range 5 {
+		if err := g.Pause(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		g.reach(StateProtected)
+	}
+	load.Kill()
+	g.equal(q)
 }
 
 func TestRingFullGoesVoidAndComesBack(t *testing.T) {
