@@ -385,3 +385,17 @@ func TestCreateAndOpenRefuse(t *testing.T) {
 		t.Error("bad options were taken")
 	}
 }
+
+func TestOpenRemovesUnfinishedFiles(t *testing.T) {
+	fs := memFS(t)
+	l := create(t, fs, small)
+	must(t, l.Close())
+	temp := l.path(1) + vfs.TempSuffix
+	f, err := fs.OpenFile(temp, os.O_CREATE|os.O_RDWR, 0o600)
+	must(t, err)
+	must(t, f.Close())
+	open(t, fs, small)
+	if _, err := fs.Stat(temp); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an unfinished file stays: %v", err)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/rephub/rephub/internal/vfs"
 	"github.com/rephub/rephub/journal/index"
@@ -99,6 +100,7 @@ func (l *Log) load() error {
 			return err
 		}
 	}
+	l.removeTemps()
 	l.group = r.heads[0].group
 	l.rec.Segments = len(r.heads)
 	if err := l.adopt(r); err != nil {
@@ -108,6 +110,20 @@ func (l *Log) load() error {
 		return err
 	}
 	return l.settle()
+}
+
+// removeTemps removes what an interrupted rewrite left. It only takes space, so
+// an error is no reason not to open.
+func (l *Log) removeTemps() {
+	entries, err := l.fs.ReadDir(l.dir)
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".rhj"+vfs.TempSuffix) {
+			err = errors.Join(err, l.fs.Remove(filepath.Join(l.dir, e.Name())))
+		}
+	}
+	if err != nil {
+		l.opt.Logger.Warn("remove unfinished files", "dir", l.dir, "err", err)
+	}
 }
 
 // checkCut refuses to cut off what was durable.
