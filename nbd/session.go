@@ -15,7 +15,8 @@ const (
 	maxWorkers  = 16          // goroutines of one connection
 	standbyTime = time.Second // how long a worker without the lead waits for it
 	slowCall    = 300 * time.Microsecond
-	slowCredit  = 256 // fast calls in a row after which the lead is no longer handed on
+	slowCredit  = 32 // fast calls that make up for a slow one
+	maxCredit   = 256
 )
 
 // session is the transmission phase of one connection.
@@ -58,9 +59,9 @@ type leadership struct {
 	// turn is even while the leader works outside the backend and odd during a call; every call has a number of its own.
 	// Whoever changes an odd turn to the next even one has the lead: the leader at the end of its call, or the watchdog.
 	turn    atomic.Uint64
-	leader  *worker    // valid for whoever has the lead
-	theft   sync.Mutex // held while the watchdog copies what belongs to the old leader
-	credit  atomic.Int32
+	leader  *worker      // valid for whoever has the lead
+	theft   sync.Mutex   // held while the watchdog copies what belongs to the old leader
+	credit  atomic.Int32 // above 0 calls are timed and the lead is handed on
 	standby atomic.Int32
 	workers atomic.Int32
 	offer   chan handover
@@ -133,7 +134,7 @@ func (s *session) steal(turn uint64) bool {
 		return false
 	}
 	from := l.leader
-	l.credit.Store(slowCredit)
+	l.credit.CompareAndSwap(0, 1) // so that calls are timed
 	h := handover{in: newInput(), out: append([]byte(nil), from.out[from.sent:]...)}
 	rest := from.in.mem.bytes()[from.in.r:from.in.w]
 	if len(rest) > smallBuffer {

@@ -204,9 +204,9 @@ func (w *worker) call(r *request, p []byte) error {
 	switch {
 	case !slow:
 	case time.Since(start) >= slowCall:
-		l.credit.Store(slowCredit)
+		l.credit.Store(min(l.credit.Load()+slowCredit, maxCredit)) // what another worker does meanwhile may be lost
 	default:
-		l.credit.Add(-1)
+		l.credit.Store(max(l.credit.Load()-1, 0))
 	}
 	return err
 }
