@@ -41,8 +41,8 @@ func (o *operations) registerGroups(a huma.API) {
 	}
 	type protect struct{ Body ProtectRequest }
 	type unprotect struct {
-		groupPath
-		Keep bool `query:"keep_history" doc:"keep what was recorded"`
+		Group string `path:"group"`
+		Keep  bool   `query:"keep_history" doc:"keep what was recorded"`
 	}
 	register(o, a, op(http.MethodGet, "/status", "get-status", "The groups as they are now"),
 		func(ctx context.Context, in *which) (Status, error) { return o.svc.Status(ctx, in.Group) })
@@ -58,12 +58,12 @@ func (o *operations) registerGroups(a huma.API) {
 
 func (o *operations) registerPoints(a huma.API) {
 	type create struct {
-		groupPath
-		Body CheckpointRequest
+		Group string `path:"group"`
+		Body  CheckpointRequest
 	}
 	type export struct {
-		groupPath
-		Body ExportRequest
+		Group string `path:"group"`
+		Body  ExportRequest
 	}
 	register(o, a, op(http.MethodGet, "/groups/{group}/checkpoints", "list-checkpoints", "A group's checkpoints"),
 		func(ctx context.Context, in *groupPath) (Checkpoints, error) {

@@ -135,6 +135,7 @@ func (s *Supervisor) runOnce(ctx context.Context) error {
 	defer ours.Close()
 	var last tail
 	cmd := exec.Command(s.cfg.Exe, s.cfg.Args...)
+	cmd.Args[0] = "rephub" // what people see in a list of processes
 	cmd.Stdin, cmd.Stderr = theirs, &last
 	cmd.Env = append(os.Environ(), s.cfg.Env...)
 	// A group of its own: Ctrl-C in a terminal ends the hub, which ends it.

@@ -80,7 +80,7 @@ func (a *app) waitProtected(ctx context.Context, c *api.Client, group string) er
 		case api.StateStopped, api.StatePaused, api.StateFailedOver:
 			return withHint(fmt.Errorf("group %s is %s: %s", group, g.State, dash(g.Reason)), hintOr(g.Hint, "see rephub status "+group))
 		}
-		bar.show(string(g.State), syncTotals(g))
+		bar.show(group, syncTotals(g))
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

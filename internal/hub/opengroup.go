@@ -32,7 +32,7 @@ type realGroup struct {
 // openGroup is the OpenGroup of a real hub.
 func openGroup(_ context.Context, d GroupDeps) (Group, error) {
 	r := d.Record
-	cfg := replica.Config{Logger: d.Logger}
+	cfg := replica.Config{Logger: d.Logger.With("group", r.Name)}
 	var store *replica.Store
 	var err error
 	if d.Create {
