@@ -242,3 +242,32 @@ func TestForgottenPause(t *testing.T) {
 	v = open(t, q)
 	state(vm.StatePaused)
 }
+
+// A persistent bitmap outlives an orderly end and nothing else.
+func TestPersistentBitmap(t *testing.T) {
+	q := vmtest.Start(t, vmtest.Config{Disks: []vmtest.Disk{{Format: "qcow2"}}})
+	v := open(t, q)
+	name := vm.NewBitmapName(group, 1)
+	ref := vm.BitmapRef{Node: "disk0", Name: name}
+	if err := v.SwitchBitmaps(deadline(t), vm.BitmapSwitch{Add: []vm.BitmapRef{ref}, Persistent: true, Granularity: 128 << 10}); err != nil {
+		t.Fatal(err)
+	}
+	vmtest.IO(t, q.GuestURI("disk0"), "write 1M 4k")
+	q.Quit()
+	q.Restart()
+	v = open(t, q)
+	list, err := v.ListBitmaps(deadline(t), group)
+	if err != nil || len(list) != 1 || !list[0].Persistent || !list[0].Recording || list[0].Inconsistent || list[0].Dirty != 128<<10 || list[0].Granularity != 128<<10 {
+		t.Fatalf("after an orderly end: %+v, %v", list, err)
+	}
+	q.Kill()
+	q.Restart()
+	v = open(t, q)
+	list, err = v.ListBitmaps(deadline(t), group)
+	if err != nil || len(list) != 1 || !list[0].Inconsistent {
+		t.Fatalf("after a crash: %+v, %v", list, err)
+	}
+	if err := v.RemoveBitmaps(deadline(t), []vm.BitmapRef{ref}); err != nil {
+		t.Fatal(err)
+	}
+}
