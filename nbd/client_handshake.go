@@ -14,13 +14,13 @@ import (
 
 const (
 	maxOptionReply   = 64 << 10 // bytes of one option reply that a client accepts
+	maxHaggle        = 16 << 20 // bytes of all replies to one option
 	maxOptionReplies = 64 << 10 // replies to one option that a client accepts
 )
 
 // clientHandshake is the client's side of option haggling on one connection.
 type clientHandshake struct {
-	ctx      context.Context // of the call that haggles
-	conn     net.Conn        // the TLS session once there is one
+	conn     net.Conn // the TLS session once there is one
 	r        *bufio.Reader
 	opts     DialOptions
 	fixed    bool
@@ -29,13 +29,13 @@ type clientHandshake struct {
 	contexts []metaContext
 }
 
-func newClientHandshake(ctx context.Context, conn net.Conn, opts DialOptions) *clientHandshake {
-	return &clientHandshake{ctx: ctx, conn: conn, r: bufio.NewReaderSize(conn, clientBuffer), opts: opts, info: RemoteInfo{Name: opts.Export,
+func newClientHandshake(conn net.Conn, opts DialOptions) *clientHandshake {
+	return &clientHandshake{conn: conn, r: bufio.NewReaderSize(conn, clientBuffer), opts: opts, info: RemoteInfo{Name: opts.Export,
 		MinBlock: 1, PreferredBlock: defaultPreferredBlock, MaxBlock: defaultMaxBlock}}
 }
 
 // greet exchanges flags, and starts TLS if it is wanted.
-func (h *clientHandshake) greet() error {
+func (h *clientHandshake) greet(ctx context.Context) error {
 	if t, ok := h.conn.(*net.TCPConn); ok {
 		t.SetNoDelay(true)
 	}
@@ -56,7 +56,7 @@ func (h *clientHandshake) greet() error {
 	if h.opts.TLS == nil && !h.opts.RequireTLS {
 		return nil
 	}
-	return h.startTLS()
+	return h.startTLS(ctx)
 }
 
 // noEOF makes the end of input an error that names what it is here.
@@ -67,7 +67,7 @@ func noEOF(err error) error {
 	return err
 }
 
-func (h *clientHandshake) startTLS() error {
+func (h *clientHandshake) startTLS(ctx context.Context) error {
 	refused := errors.New("server does not speak fixed newstyle")
 	if h.fixed {
 		refused = h.simple(optStartTLS)
@@ -90,7 +90,7 @@ func (h *clientHandshake) startTLS() error {
 		cfg = &tls.Config{}
 	}
 	t := tls.Client(h.conn, cfg)
-	if err := t.HandshakeContext(h.ctx); err != nil {
+	if err := t.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("TLS handshake: %w", err)
 	}
 	h.conn, h.info.TLS = t, true
@@ -114,8 +114,12 @@ func (h *clientHandshake) haggle(opt option, data []byte, visit func(optionReply
 	if err := h.send(opt, data); err != nil {
 		return err
 	}
+	total := 0
 	for range maxOptionReplies {
 		t, p, err := h.reply(opt)
+		if total += len(p); total > maxHaggle {
+			return violation("more than %d bytes in reply to option %d", maxHaggle, opt)
+		}
 		switch {
 		case err != nil:
 			return err

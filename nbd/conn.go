@@ -50,7 +50,9 @@ func (c *conn) serve(ctx context.Context) error {
 		return fmt.Errorf("set handshake deadline: %w", err)
 	}
 	h := &handshake{conn: c}
-	sess, err := h.run(ctx)
+	limited, cancel := context.WithTimeout(ctx, c.srv.cfg.HandshakeTimeout) // for Exports
+	sess, err := h.run(limited)
+	cancel()
 	if sess == nil {
 		c.in.release(c.srv.budget)
 		return orderly(err)

@@ -160,8 +160,8 @@ func greetServer(ctx context.Context, conn net.Conn, opts DialOptions, f func(*c
 		conn.SetDeadline(aLongTimeAgo)
 		close(interrupted)
 	})
-	h := newClientHandshake(ctx, conn, opts)
-	err := h.greet()
+	h := newClientHandshake(conn, opts)
+	err := h.greet(ctx)
 	if err == nil {
 		err = f(h)
 	}

@@ -102,7 +102,8 @@ type ConnInfo struct {
 }
 
 // Exports is what a server offers. Methods may be called concurrently. An error that wraps one of the sentinels of this
-// package is told to the client as such; any other as an unknown export.
+// package is told to the client as such; any other as an unknown export. ctx ends with the call or the handshake's time, not with
+// the connection.
 type Exports interface {
 	// List names the exports to show to anybody who asks; ErrNotPermitted refuses.
 	List(ctx context.Context) ([]string, error)

@@ -10,7 +10,7 @@ func (w *worker) dataHeaderSize() int {
 	switch {
 	case w.s.extended:
 		return extReplySize + 8
-	case w.s.struct_:
+	case w.s.structured:
 		return chunkSize + 8
 	}
 	return simpleReplySize
@@ -60,7 +60,7 @@ func (w *worker) extend(n int) ([]byte, error) {
 // succeed replies to a request without data.
 func (w *worker) succeed(r *request) error {
 	// A structured session may use simple replies, except for reads; an extended one may not.
-	if w.s.extended || w.s.struct_ && r.cmd == cmdRead {
+	if w.s.extended || w.s.structured && r.cmd == cmdRead {
 		size := chunkSize
 		if w.s.extended {
 			size = extReplySize

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 )
@@ -9,7 +10,7 @@ import (
 var errNoRoom = errors.New("no room in the buffers")
 
 // serve answers one request whose header has been consumed. An error ends the session.
-func (w *worker) serve(r *request) error {
+func (w *worker) serve(ctx context.Context, r *request) error {
 	if errno := w.s.check(r); errno != 0 {
 		if err := w.skip(r.data); err != nil {
 			return err
@@ -18,21 +19,21 @@ func (w *worker) serve(r *request) error {
 	}
 	switch {
 	case r.cmd == cmdBlockStatus:
-		return w.blockStatus(r)
+		return w.blockStatus(ctx, r)
 	case r.n == 0 && r.cmd != cmdFlush:
 		return w.succeed(r)
 	case r.cmd == cmdRead:
-		return w.read(r)
+		return w.read(ctx, r)
 	case r.cmd == cmdWrite:
-		return w.write(r)
+		return w.write(ctx, r)
 	}
 	w.yield(nil)
-	return w.finish(r, w.call(r, nil))
+	return w.finish(r, w.call(ctx, r, nil))
 }
 
 // invoke makes the backend call of a request other than NBD_CMD_BLOCK_STATUS.
-func (w *worker) invoke(r *request, p []byte) error {
-	b, ctx, off, n := w.s.backend, w.s.ctx, int64(r.off), int64(r.n)
+func (w *worker) invoke(ctx context.Context, r *request, p []byte) error {
+	b, off, n := w.s.backend, int64(r.off), int64(r.n)
 	switch r.cmd {
 	case cmdRead:
 		return b.ReadAt(ctx, p, off)
@@ -50,7 +51,7 @@ func (w *worker) invoke(r *request, p []byte) error {
 		}
 		return w.s.cacher.Cache(ctx, off, n)
 	case cmdBlockStatus:
-		return w.collect(r)
+		return w.collect(ctx, r)
 	}
 	return EINVAL
 }
@@ -89,7 +90,7 @@ func (w *worker) skip(n uint64) error {
 }
 
 // write answers NBD_CMD_WRITE. The backend gets the payload where it was received.
-func (w *worker) write(r *request) error {
+func (w *worker) write(ctx context.Context, r *request) error {
 	n := int(r.n)
 	var data []byte
 	switch err := w.need(n); {
@@ -103,10 +104,10 @@ func (w *worker) write(r *request) error {
 		}
 		data = w.payload
 	default:
-		return w.writePieces(r)
+		return w.writePieces(ctx, r)
 	}
 	data = w.yield(data)
-	return w.finish(r, w.call(r, data))
+	return w.finish(r, w.call(ctx, r, data))
 }
 
 // receive fills p with input, past the input buffer.
@@ -135,7 +136,7 @@ func (w *worker) receive(p []byte) error {
 func (w *worker) pieceSize(size int) int { return size &^ (int(w.s.info.MinBlock) - 1) }
 
 // writePieces is write through a small buffer. The lead stays: the rest of the payload must be read.
-func (w *worker) writePieces(r *request) error {
+func (w *worker) writePieces(ctx context.Context, r *request) error {
 	if smallBuffer < int(w.s.info.MinBlock) {
 		w.in.growAnyway(w.s.srv.budget)
 	}
@@ -149,7 +150,7 @@ func (w *worker) writePieces(r *request) error {
 		p := w.in.next(int(n))
 		if failed == nil {
 			piece := request{cmd: cmdWrite, flags: r.flags, off: r.off + done, n: n}
-			failed = w.invoke(&piece, p)
+			failed = w.invoke(ctx, &piece, p)
 		}
 		done += n
 	}
@@ -157,7 +158,7 @@ func (w *worker) writePieces(r *request) error {
 }
 
 // read answers NBD_CMD_READ. The backend fills the output buffer behind the place for the header.
-func (w *worker) read(r *request) error {
+func (w *worker) read(ctx context.Context, r *request) error {
 	hdr, n := w.dataHeaderSize(), int(r.n)
 	ok, err := w.room(hdr + n)
 	if err != nil {
@@ -165,13 +166,13 @@ func (w *worker) read(r *request) error {
 	}
 	if !ok {
 		if w.reserve(n) {
-			return w.readLarge(r)
+			return w.readLarge(ctx, r)
 		}
-		return w.readPieces(r)
+		return w.readPieces(ctx, r)
 	}
 	w.yield(nil)
 	base := len(w.out)
-	if err := w.call(r, w.out[base+hdr:base+hdr+n]); err != nil {
+	if err := w.call(ctx, r, w.out[base+hdr:base+hdr+n]); err != nil {
 		return w.fail(r, w.translate(r, err))
 	}
 	w.putDataHeader(w.out[base:base+hdr], r, r.off, n, chunkDone)
@@ -180,9 +181,9 @@ func (w *worker) read(r *request) error {
 }
 
 // readLarge is read through w.payload, which is sent as it is.
-func (w *worker) readLarge(r *request) error {
+func (w *worker) readLarge(ctx context.Context, r *request) error {
 	w.yield(nil)
-	if err := w.call(r, w.payload); err != nil {
+	if err := w.call(ctx, r, w.payload); err != nil {
 		return w.fail(r, w.translate(r, err))
 	}
 	hdr := w.dataHeaderSize()
@@ -196,7 +197,7 @@ func (w *worker) readLarge(r *request) error {
 }
 
 // readPieces is read through a small buffer: in several chunks if the client allows, else in several writes of one reply.
-func (w *worker) readPieces(r *request) error {
+func (w *worker) readPieces(ctx context.Context, r *request) error {
 	if err := w.flush(); err != nil {
 		return err
 	}
@@ -207,12 +208,12 @@ func (w *worker) readPieces(r *request) error {
 	}
 	size := uint64(w.pieceSize(cap(w.out) - hdr))
 	if !w.s.chunked() || r.flags&FlagDF != 0 {
-		return w.readStream(r, int(size))
+		return w.readStream(ctx, r, int(size))
 	}
 	for done := uint64(0); done < r.n; {
 		n := min(size, r.n-done)
 		piece := request{cmd: cmdRead, off: r.off + done, n: n}
-		if err := w.invoke(&piece, w.out[hdr:hdr+int(n)]); err != nil {
+		if err := w.invoke(ctx, &piece, w.out[hdr:hdr+int(n)]); err != nil {
 			return w.fail(r, w.translate(r, err))
 		}
 		var flags uint16
@@ -230,14 +231,14 @@ func (w *worker) readPieces(r *request) error {
 }
 
 // readStream sends one reply in pieces. After the first an error can only be told by hanging up.
-func (w *worker) readStream(r *request, size int) error {
+func (w *worker) readStream(ctx context.Context, r *request, size int) error {
 	hdr := w.dataHeaderSize()
 	w.s.wmu.Lock()
 	defer w.s.wmu.Unlock()
 	for done := 0; done < int(r.n); {
 		n := min(size, int(r.n)-done)
 		piece := request{cmd: cmdRead, off: r.off + uint64(done), n: uint64(n)}
-		if err := w.invoke(&piece, w.out[hdr:hdr+n]); err != nil {
+		if err := w.invoke(ctx, &piece, w.out[hdr:hdr+n]); err != nil {
 			w.s.cancel(err)
 			return err
 		}

@@ -362,3 +362,18 @@ func TestOversizedWriteIsSkipped(t *testing.T) {
 	w.send(requestBytes(cmdFlush, 0, 2, 0, 0))
 	w.wantReply(2, 0)
 }
+
+// TestExportsThatHang cost no more than the handshake's time.
+func TestExportsThatHang(t *testing.T) {
+	r := serve(t, hanging{}, ServerConfig{HandshakeTimeout: 30 * time.Millisecond})
+	if _, err := Dial(within(t), r.uri(""), DialOptions{}); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("dial: %v", err)
+	}
+}
+
+type hanging struct{ shelf }
+
+func (hanging) Open(ctx context.Context, _ string, _ ConnInfo) (Backend, ExportInfo, error) {
+	<-ctx.Done()
+	return nil, ExportInfo{}, ctx.Err()
+}

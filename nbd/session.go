@@ -33,20 +33,19 @@ const (
 //	                                                          └──nothing for standbyTime──▶ gone
 type session struct {
 	*conn
-	backend  Backend
-	status   BlockStatuser
-	ctxs     ContextStatuser
-	cacher   Cacher
-	info     ExportInfo
-	flags    TransmissionFlags
-	extended bool
-	struct_  bool // structured replies
-	contexts []metaContext
-	allowed  [9]CommandFlags // by command; the last is for unknown ones
+	backend    Backend
+	status     BlockStatuser
+	ctxs       ContextStatuser
+	cacher     Cacher
+	info       ExportInfo
+	flags      TransmissionFlags
+	extended   bool
+	structured bool // structured replies
+	contexts   []metaContext
+	allowed    [9]CommandFlags // by command; the last is for unknown ones
 
-	ctx  context.Context // of the backend calls, set by run
-	stop context.CancelFunc
-	wmu  sync.Mutex // held while bytes of one reply, or of one run of replies, are written
+	stop context.CancelFunc // ends the backend calls, set by run
+	wmu  sync.Mutex         // held while bytes of one reply, or of one run of replies, are written
 	lead leadership
 
 	activity atomic.Uint64 // reads so far
@@ -77,7 +76,7 @@ type handover struct {
 }
 
 func newSession(h *handshake, backend Backend, info ExportInfo, contexts []metaContext) *session {
-	s := &session{conn: h.conn, backend: backend, info: info, contexts: contexts, struct_: h.structured, extended: h.extended}
+	s := &session{conn: h.conn, backend: backend, info: info, contexts: contexts, structured: h.structured, extended: h.extended}
 	s.flags = info.flags(s.chunked())
 	if s.extended && len(contexts) > 0 {
 		s.flags |= BlockStatusPayload
@@ -94,18 +93,18 @@ func newSession(h *handshake, backend Backend, info ExportInfo, contexts []metaC
 }
 
 // chunked reports whether replies with data are made of chunks.
-func (s *session) chunked() bool { return s.struct_ || s.extended }
+func (s *session) chunked() bool { return s.structured || s.extended }
 
 // run serves requests until the connection ends and every backend call has returned.
 func (s *session) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s.ctx, s.stop = ctx, cancel
-	s.srv.watch.add(s)
+	s.stop = cancel
+	s.srv.watch.add(ctx, s)
 	in := s.in
 	s.in = nil
 	s.lead.workers.Add(1)
-	newWorker(s).work(handover{in: in})
+	newWorker(s).work(ctx, handover{in: in})
 	<-s.lead.quit
 	s.srv.watch.remove(s) // from here on nobody starts workers
 	s.lead.wg.Wait()
@@ -126,7 +125,7 @@ func (s *session) end(err error) {
 
 // steal takes the lead away from a worker that has been in the same backend call since the watchdog's last look, and gives it
 // to another. It reports whether it did. Called by the watchdog only.
-func (s *session) steal(turn uint64) bool {
+func (s *session) steal(ctx context.Context, turn uint64) bool {
 	l := &s.lead
 	l.theft.Lock()
 	defer l.theft.Unlock()
@@ -145,7 +144,7 @@ func (s *session) steal(turn uint64) bool {
 	case l.offer <- h:
 	default:
 		l.workers.Add(1)
-		l.wg.Go(func() { newWorker(s).work(h) })
+		l.wg.Go(func() { newWorker(s).work(ctx, h) })
 	}
 	return true
 }

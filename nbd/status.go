@@ -1,6 +1,9 @@
 package nbd
 
-import "encoding/binary"
+import (
+	"context"
+	"encoding/binary"
+)
 
 // maxExtents bounds the extents of one block status reply, over all contexts.
 const maxExtents = 8192
@@ -19,7 +22,7 @@ type statusQuery struct {
 }
 
 // blockStatus answers NBD_CMD_BLOCK_STATUS.
-func (w *worker) blockStatus(r *request) error {
+func (w *worker) blockStatus(ctx context.Context, r *request) error {
 	w.query.contexts = w.s.contexts
 	if r.flags&flagPayloadLen != 0 {
 		picked, err := w.readFilter(r)
@@ -45,14 +48,14 @@ func (w *worker) blockStatus(r *request) error {
 		return w.fail(r, EINVAL)
 	}
 	w.yield(nil)
-	if err := w.call(r, nil); err != nil {
+	if err := w.call(ctx, r, nil); err != nil {
 		return w.fail(r, w.translate(r, err))
 	}
 	return w.sendStatus(r)
 }
 
 // collect asks the backend for the status of every context.
-func (w *worker) collect(r *request) error {
+func (w *worker) collect(ctx context.Context, r *request) error {
 	w.extents = w.extents[:0]
 	off, n := int64(r.off), int64(r.n)
 	for i, c := range w.query.contexts {
@@ -63,9 +66,9 @@ func (w *worker) collect(r *request) error {
 			if w.s.ctxs == nil {
 				return EINVAL
 			}
-			err = w.s.ctxs.ContextStatus(w.s.ctx, c.name, off, n, f.visit)
+			err = w.s.ctxs.ContextStatus(ctx, c.name, off, n, f.visit)
 		case w.s.status != nil:
-			err = w.s.status.BlockStatus(w.s.ctx, off, n, f.visit)
+			err = w.s.status.BlockStatus(ctx, off, n, f.visit)
 		}
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +23,7 @@ type watchdog struct {
 
 	state struct {
 		sync.Mutex
-		sessions map[*session]struct{}
+		sessions map[*session]context.Context // with that of its backend calls
 		running  bool
 		stopped  chan struct{} // closed by stop
 		done     sync.WaitGroup
@@ -38,15 +39,15 @@ type watched struct {
 
 func newWatchdog() *watchdog {
 	d := &watchdog{wake: make(chan struct{}, 1), idle: idleTick}
-	d.state.sessions = make(map[*session]struct{})
+	d.state.sessions = make(map[*session]context.Context)
 	d.state.stopped = make(chan struct{})
 	return d
 }
 
-func (d *watchdog) add(s *session) {
+func (d *watchdog) add(ctx context.Context, s *session) {
 	d.state.Lock()
 	defer d.state.Unlock()
-	d.state.sessions[s] = struct{}{}
+	d.state.sessions[s] = ctx
 	if !d.state.running {
 		d.state.running = true
 		d.state.done.Go(d.run)
@@ -135,7 +136,7 @@ func (d *watchdog) run() {
 func (d *watchdog) lookAtCalls() (moved, calling bool) {
 	d.state.Lock()
 	defer d.state.Unlock()
-	for s := range d.state.sessions {
+	for s, ctx := range d.state.sessions {
 		if !s.info.Concurrent {
 			continue
 		}
@@ -143,7 +144,7 @@ func (d *watchdog) lookAtCalls() (moved, calling bool) {
 		if turn != s.watched.turn {
 			s.watched.turn = turn
 			moved = true
-		} else if turn&1 == 1 && s.steal(turn) {
+		} else if turn&1 == 1 && s.steal(ctx, turn) {
 			moved = true
 		}
 		calling = calling || turn&1 == 1

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"context"
 	"net"
 	"time"
 )
@@ -31,11 +32,11 @@ func newWorker(s *session) *worker {
 }
 
 // work leads from h on, and takes the lead again whenever it is offered, until the session ends.
-func (w *worker) work(h handover) {
+func (w *worker) work(ctx context.Context, h handover) {
 	defer w.release()
 	for {
 		w.take(h)
-		err := w.loop()
+		err := w.loop(ctx)
 		if w.led {
 			if ferr := w.flush(); err == nil {
 				err = ferr
@@ -80,14 +81,14 @@ func (w *worker) await() (handover, bool) {
 
 // loop serves requests while this worker leads. It returns an error with the lead in hand at the end of the session, and nil
 // without the lead when that was lost and its last request is answered.
-func (w *worker) loop() error {
+func (w *worker) loop(ctx context.Context) error {
 	for w.led {
 		r, err := w.next()
 		if err != nil {
 			return err
 		}
 		w.busy = true
-		if err := w.serve(&r); err != nil {
+		if err := w.serve(ctx, &r); err != nil {
 			return err
 		}
 		w.busy = false
@@ -184,9 +185,9 @@ func (w *worker) yield(data []byte) []byte {
 }
 
 // call makes the backend call of a request, with the lead at stake. p is the payload, or where it goes.
-func (w *worker) call(r *request, p []byte) error {
+func (w *worker) call(ctx context.Context, r *request, p []byte) error {
 	if !w.s.info.Concurrent {
-		return w.invoke(r, p)
+		return w.invoke(ctx, r, p)
 	}
 	l := &w.s.lead
 	slow := l.credit.Load() > 0
@@ -197,7 +198,7 @@ func (w *worker) call(r *request, p []byte) error {
 	if w.led {
 		w.begin()
 	}
-	err := w.invoke(r, p)
+	err := w.invoke(ctx, r, p)
 	if w.led {
 		w.end()
 	}
