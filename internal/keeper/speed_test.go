@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -86,7 +87,7 @@ func hubMain(spec string) error {
 }
 
 // startHub runs hubMain in a process of its own. stop ends it and returns last, consumed, void writes and journaled.
-func startHub(t testing.TB, c *Client, journalDir string) (token string, stop func() [4]uint64) {
+func startHub(t testing.TB, c *Client, journalDir string) (token string, hub *os.Process, stop func() [4]uint64) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), hubEnv+"="+c.cfg.Dir+","+journalDir)
@@ -105,7 +106,7 @@ func startHub(t testing.TB, c *Client, journalDir string) (token string, stop fu
 	if err != nil {
 		t.Fatalf("hub: %v", err)
 	}
-	return strings.TrimSpace(token), func() (n [4]uint64) {
+	return strings.TrimSpace(token), cmd.Process, func() (n [4]uint64) {
 		in.Close()
 		line, err := lines.ReadString('\n')
 		if _, serr := fmt.Sscan(line, &n[0], &n[1], &n[2], &n[3]); err != nil || serr != nil {
@@ -214,16 +215,33 @@ func BenchmarkTap(b *testing.B) {
 		b.Run(fmt.Sprintf("%s/depth%d", w.bs, w.depth), func(b *testing.B) {
 			for range b.N {
 				c := startKeeper(b)
-				token, stop := startHub(b, c, filepath.Join(shortDir(b), "journal"))
+				token, _, stop := startHub(b, c, filepath.Join(shortDir(b), "journal"))
 				timed := []string{"--time_based", "--runtime=3"}
 				iops, bw := fio(b, fioURI(b, c, token), w.bs, w.depth, timed...)
-				n := stop()
+				n, used := stop(), cpuSeconds(b, c.PID())
 				peer, _ := fio(b, startNBDKit(b), w.bs, w.depth, timed...)
 				b.ReportMetric(iops, "iops")
 				b.ReportMetric(bw/1e6, "MB/s")
 				b.ReportMetric(iops/peer, "×nbdkit")
 				b.ReportMetric(float64(n[2]), "void")
+				b.ReportMetric(used/(iops*3)*1e6, "keeper-cpu-µs/op")
 			}
 		})
 	}
+}
+
+// cpuSeconds is the processor time that a process has used.
+func cpuSeconds(t testing.TB, pid int) float64 {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	user, err1 := strconv.ParseFloat(f[11], 64)
+	sys, err2 := strconv.ParseFloat(f[12], 64)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	return (user + sys) / 100
 }
