@@ -90,9 +90,8 @@ func TestCompareWhileTheTapWrites(t *testing.T) {
 			mu.Unlock()
 			s.tap(src, at, p)
 		}
-		// a write right before the replica is read comes after the source was read
-		replica.beforeRead = write
-		src.beforeRead = write
+		src.beforeRead, src.afterRead = write, write
+		replica.beforeRead, replica.afterRead = write, write
 		if err := Compare(t.Context(), source{src}, device{replica}, s, Options{RequestSize: 64 << 10}); err != nil {
 			t.Fatal(err)
 		}

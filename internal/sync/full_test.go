@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/rephub/rephub/block"
 )
@@ -110,6 +112,11 @@ func TestFullSyncsBeforeCheckpoint(t *testing.T) {
 	base.fail = func(op string, off, n int64) error {
 		if op == "sync" {
 			covered = low()
+			for deadline := time.Now().Add(20 * time.Second); low() == covered && covered < testSize; runtime.Gosched() {
+				if time.Now().After(deadline) {
+					return errors.New("readers wait for the sync")
+				}
+			}
 		}
 		return nil
 	}
@@ -236,6 +243,17 @@ func TestOptionsBoundMemory(t *testing.T) {
 	for _, bad := range []Options{{Requests: -1}, {RequestSize: 1000}, {Size: -1}} {
 		if err := bad.Validate(); err == nil {
 			t.Error(fmt.Sprintf("%+v was accepted", bad))
+		}
+	}
+}
+
+func TestLowWaterWaitsForGaps(t *testing.T) {
+	w := lowWater{low: 10}
+	for _, c := range []struct{ off, n, want int64 }{
+		{20, 5, 10}, {30, 5, 10}, {10, 5, 15}, {15, 5, 25}, {25, 5, 35}, {35, 1, 36},
+	} {
+		if got := w.add(block.Range{Off: c.off, Len: c.n}); got != c.want || w.get() != c.want {
+			t.Errorf("after %d+%d the mark is %d, expected %d", c.off, c.n, got, c.want)
 		}
 	}
 }

@@ -20,7 +20,7 @@ type memory struct {
 	reads, zeroed, synced atomic.Int64
 	written               atomic.Int64 // bytes
 	fail                  func(op string, off, n int64) error
-	beforeRead            func(off, n int64)
+	beforeRead, afterRead func(off, n int64)
 	resized               atomic.Int64
 }
 
@@ -62,6 +62,9 @@ func (m *memory) read(p []byte, off int64) error {
 		return err
 	}
 	m.reads.Add(1)
+	if m.afterRead != nil {
+		defer m.afterRead(off, int64(len(p))) // with the lock free again
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if off+int64(len(p)) > int64(len(m.data)) {
