@@ -44,10 +44,12 @@ soak: deps build
 	  $(GO) test -json -count=1 -timeout 24h ./e2e/... ./internal/protect/...
 
 bench: deps build
-	$(GO) run ./bench -runs $(RUNS) -only '$(ONLY)' -out out
+	$(GO) build -o bin/bench ./bench
+	bin/bench -runs $(RUNS) -only '$(ONLY)' -out out
 
 demo: deps build
-	$(GO) run ./demo
+	$(GO) build -o bin/demo ./demo
+	bin/demo
 
 clean:
 	rm -rf bin out

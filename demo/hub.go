@@ -18,6 +18,9 @@ import (
 
 const binary = "bin/rephub"
 
+// commandLimit bounds one command; each takes a second or two.
+const commandLimit = 45 * time.Second
+
 // hub is a running hub and the command line that talks to it.
 type hub struct {
 	dir    string
@@ -120,12 +123,17 @@ func (h *hub) show(args []string) {
 }
 
 func (h *hub) output(ctx context.Context, progress io.Writer, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+	defer cancel()
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Env = append(os.Environ(), "REPHUB_HUB="+h.address())
 	cmd.Stderr = io.MultiWriter(&stderr, progress)
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("not done after %s", commandLimit)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("rephub %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
 	}
