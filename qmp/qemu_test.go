@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -138,5 +139,48 @@ func TestMonitorInUse(t *testing.T) {
 	addr := "unix:" + c.RemoteAddr().String()
 	if _, err := qmp.Dial(ctx, addr, qmp.Options{HandshakeTimeout: 50 * time.Millisecond}); !errors.Is(err, qmp.ErrNoGreeting) {
 		t.Fatalf("got %v", err)
+	}
+}
+
+// QEMU's main loop waits for a server that says nothing, and more commands
+// wait behind that than QEMU queues: an out-of-band one is still answered.
+func TestOOBOvertakesAFullQueue(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, _ := startQEMU(t, ctx, "off", qmp.Options{HandshakeTimeout: 10 * time.Second})
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "silent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var stuck sync.WaitGroup
+	stuck.Go(func() {
+		err := c.Execute(ctx, "blockdev-add", map[string]any{"driver": "nbd", "node-name": "n",
+			"server": map[string]any{"type": "unix", "path": l.Addr().String()}}, nil)
+		if !errors.Is(err, qmp.GenericError) {
+			t.Errorf("got %v", err)
+		}
+	})
+	conn, err := l.Accept() // QEMU is on the command now
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		short, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
+		if err := c.Execute(short, "query-status", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("got %v", err)
+		}
+		cancel()
+	}
+	var instances []any
+	oob, cancelOOB := context.WithTimeout(ctx, 10*time.Second)
+	defer cancelOOB()
+	if err := c.ExecuteOOB(oob, "query-yank", nil, &instances); err != nil || len(instances) == 0 {
+		t.Errorf("%v, %v", instances, err)
+	}
+	conn.Close()
+	stuck.Wait()
+	if err := c.Execute(ctx, "query-status", nil, nil); err != nil {
+		t.Fatal(err)
 	}
 }
