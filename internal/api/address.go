@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 )
 
@@ -28,7 +29,7 @@ func ParseAddress(s string) (Address, error) {
 		return Address{Network: "unix", Addr: path}, nil
 	}
 	host, port, err := net.SplitHostPort(s)
-	if err != nil || port == "" || strings.Contains(host, "/") {
+	if _, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || strings.Contains(host, "/") {
 		return Address{}, Errorf(CodeInvalid, "address %q is neither unix:PATH nor HOST:PORT", s)
 	}
 	return Address{Network: "tcp", Addr: s}, nil

@@ -1,0 +1,275 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// echo is a Service that notes what it was asked, and answers with err.
+type echo struct {
+	asked []any
+	err   error
+}
+
+func (e *echo) note(args ...any) error { e.asked = args; return e.err }
+
+func (e *echo) Info(context.Context) (Info, error) { return Info{Version: "v"}, e.note("info") }
+func (e *echo) AddVM(_ context.Context, s VMSpec) (VM, error) {
+	return VM{VMSpec: s}, e.note("add-vm", s)
+}
+func (e *echo) ListVMs(context.Context) (VMs, error)       { return VMs{}, e.note("list-vms") }
+func (e *echo) RemoveVM(_ context.Context, n string) error { return e.note("remove-vm", n) }
+func (e *echo) Protect(_ context.Context, r ProtectRequest) (Task, error) {
+	return Task{ID: "t"}, e.note("protect", r)
+}
+func (e *echo) Unprotect(_ context.Context, g string, keep bool) (Task, error) {
+	return Task{ID: "t"}, e.note("unprotect", g, keep)
+}
+func (e *echo) Pause(_ context.Context, g string) (Task, error)  { return Task{}, e.note("pause", g) }
+func (e *echo) Resume(_ context.Context, g string) (Task, error) { return Task{}, e.note("resume", g) }
+func (e *echo) Status(_ context.Context, g string) (Status, error) {
+	return Status{Groups: []GroupStatus{{Name: g, Ranges: [][2]uint64{{1, 9}}}}}, e.note("status", g)
+}
+func (e *echo) CreateCheckpoint(_ context.Context, g string, r CheckpointRequest) (Checkpoint, error) {
+	return Checkpoint{Name: r.Name}, e.note("create-checkpoint", g, r)
+}
+func (e *echo) ListCheckpoints(_ context.Context, g string) (Checkpoints, error) {
+	return Checkpoints{}, e.note("list-checkpoints", g)
+}
+func (e *echo) Mount(_ context.Context, r MountRequest) (Mount, error) {
+	return Mount{ID: "m"}, e.note("mount", r)
+}
+func (e *echo) ListMounts(context.Context) (Mounts, error) { return Mounts{}, e.note("list-mounts") }
+func (e *echo) Unmount(_ context.Context, id string, force bool) error {
+	return e.note("unmount", id, force)
+}
+func (e *echo) Export(_ context.Context, g string, r ExportRequest) (Task, error) {
+	return Task{}, e.note("export", g, r)
+}
+func (e *echo) Task(ctx context.Context, id string, after uint64) (Task, error) {
+	if after > 0 {
+		if _, ok := ctx.Deadline(); !ok {
+			return Task{}, errors.New("a wait without an end")
+		}
+	}
+	return Task{ID: id}, e.note("task", id, after)
+}
+func (e *echo) ListTasks(context.Context) (Tasks, error) { return Tasks{}, e.note("list-tasks") }
+func (e *echo) CancelTask(_ context.Context, id string) (Task, error) {
+	return Task{ID: id}, e.note("cancel-task", id)
+}
+
+// serve offers a service on a unix socket.
+func serve(t *testing.T, svc Service) *Client {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: NewHandler(svc, HandlerConfig{Version: "v1"}), ReadHeaderTimeout: time.Second}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	c, err := NewClient("unix:" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		s.Close()
+		<-done
+	})
+	return c
+}
+
+// Every operation carries all it was given from the client to the service.
+func TestOperations(t *testing.T) {
+	svc := &echo{}
+	c := serve(t, svc)
+	ctx := t.Context()
+	for _, tc := range []struct {
+		name string
+		call func() error
+		want []any
+	}{
+		{"info", func() error { _, err := c.Info(ctx); return err }, []any{"info"}},
+		{"add-vm", func() error { _, err := c.AddVM(ctx, VMSpec{"n", "/q", "unix:/s"}); return err }, []any{"add-vm", VMSpec{"n", "/q", "unix:/s"}}},
+		{"list-vms", func() error { _, err := c.ListVMs(ctx); return err }, []any{"list-vms"}},
+		{"remove-vm", func() error { return c.RemoveVM(ctx, "a b/c") }, []any{"remove-vm", "a b/c"}},
+		{"protect", func() error {
+			_, err := c.Protect(ctx, ProtectRequest{VMs: []string{"a"}, Group: "g", Volumes: []string{"v"}, HistorySeconds: 1.5})
+			return err
+		}, []any{"protect", ProtectRequest{VMs: []string{"a"}, Group: "g", Volumes: []string{"v"}, HistorySeconds: 1.5}}},
+		{"unprotect", func() error { _, err := c.Unprotect(ctx, "g", true); return err }, []any{"unprotect", "g", true}},
+		{"pause", func() error { _, err := c.Pause(ctx, "g"); return err }, []any{"pause", "g"}},
+		{"resume", func() error { _, err := c.Resume(ctx, "g"); return err }, []any{"resume", "g"}},
+		{"status", func() error { _, err := c.Status(ctx, "g&x"); return err }, []any{"status", "g&x"}},
+		{"create-checkpoint", func() error { _, err := c.CreateCheckpoint(ctx, "g", CheckpointRequest{"n"}); return err },
+			[]any{"create-checkpoint", "g", CheckpointRequest{"n"}}},
+		{"list-checkpoints", func() error { _, err := c.ListCheckpoints(ctx, "g"); return err }, []any{"list-checkpoints", "g"}},
+		{"mount", func() error { _, err := c.Mount(ctx, MountRequest{"g", "-30s", true}); return err }, []any{"mount", MountRequest{"g", "-30s", true}}},
+		{"list-mounts", func() error { _, err := c.ListMounts(ctx); return err }, []any{"list-mounts"}},
+		{"unmount", func() error { return c.Unmount(ctx, "m", true) }, []any{"unmount", "m", true}},
+		{"export", func() error { _, err := c.Export(ctx, "g", ExportRequest{"latest", "/d", "qcow2"}); return err },
+			[]any{"export", "g", ExportRequest{"latest", "/d", "qcow2"}}},
+		{"task", func() error { _, err := c.Task(ctx, "t", 7); return err }, []any{"task", "t", uint64(7)}},
+		{"list-tasks", func() error { _, err := c.ListTasks(ctx); return err }, []any{"list-tasks"}},
+		{"cancel-task", func() error { _, err := c.CancelTask(ctx, "t"); return err }, []any{"cancel-task", "t"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			svc.asked, svc.err = nil, nil
+			if err := tc.call(); err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(svc.asked, tc.want) {
+				t.Errorf("the service was asked %v, want %v", svc.asked, tc.want)
+			}
+			svc.err = fmt.Errorf("wrapped: %w", Errorf(CodeConflict, "no").WithHint("do this"))
+			var e *Error
+			if err := tc.call(); !errors.As(err, &e) || e.Code != CodeConflict || e.Hint != "do this" || e.Error() != "wrapped: no" {
+				t.Errorf("error over the wire: %#v", err)
+			}
+		})
+	}
+}
+
+func TestErrorsAreProblemDocuments(t *testing.T) {
+	h := NewHandler(&echo{err: errors.New("boom")}, HandlerConfig{})
+	for _, tc := range []struct {
+		name, method, path, body string
+		status                   int
+		code                     Code
+	}{
+		{"inside", "GET", "/api/v1/vms", "", 500, CodeInternal},
+		{"a field is missing", "POST", "/api/v1/vms", `{"name":"x"}`, 422, CodeInvalid},
+		{"no JSON", "POST", "/api/v1/vms", `{`, 400, CodeInvalid},
+		{"too large", "POST", "/api/v1/vms", `{"name":"` + strings.Repeat("x", maxBody) + `"}`, 413, CodeInvalid},
+		{"wrong type", "GET", "/api/v1/tasks/x?wait=soon", "", 422, CodeInvalid},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := httptest.NewRecorder()
+			r := httptest.NewRequest(tc.method, tc.path, strings.NewReader(tc.body))
+			r.Host = "localhost"
+			r.Header.Set("Content-Type", "application/json")
+			h.ServeHTTP(w, r)
+			var e Error
+			if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil {
+				t.Fatalf("%v: %s", err, w.Body)
+			}
+			if w.Code != tc.status || e.Status != tc.status || e.Code != tc.code || e.Detail == "" {
+				t.Errorf("got %d %+v", w.Code, e)
+			}
+			if ct := w.Header().Get("Content-Type"); ct != "application/problem+json" {
+				t.Errorf("content type %q", ct)
+			}
+		})
+	}
+}
+
+// What a web page open on this host could send to a loopback listener.
+func TestStrangersAreRefused(t *testing.T) {
+	svc := &echo{}
+	s := httptest.NewServer(NewHandler(svc, HandlerConfig{}))
+	defer s.Close()
+	for _, tc := range []struct {
+		name, host, origin string
+		want               int
+	}{
+		{"own", "", "", 200},
+		{"name bound to us", "evil.example:80", "", 421},
+		{"other origin", "", "https://evil.example", 403},
+		{"localhost", "localhost:1", "", 200},
+		{"IPv6", "[::1]:1", "", 200},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			svc.asked = nil
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/api/v1/tasks/x/cancel", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.host != "" {
+				req.Host = tc.host
+			}
+			if tc.origin != "" {
+				req.Header.Set("Origin", tc.origin)
+			}
+			resp, err := s.Client().Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			if resp.StatusCode != tc.want || (svc.asked != nil) != (tc.want == 200) {
+				t.Errorf("status %d, want %d; asked %v", resp.StatusCode, tc.want, svc.asked)
+			}
+		})
+	}
+}
+
+func TestNobodyListens(t *testing.T) {
+	c, err := NewClient("unix:" + filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Info(t.Context()); !errors.Is(err, ErrNoHub) {
+		t.Errorf("got %v, want ErrNoHub", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Info(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
+
+// The document is made from the code; here it is looked at from outside.
+func TestOpenAPI(t *testing.T) {
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest(http.MethodGet, "/api/v1/openapi.json", nil)
+	r.Host = "localhost"
+	NewHandler(&echo{}, HandlerConfig{Version: "v1"}).ServeHTTP(w, r)
+	var doc struct {
+		OpenAPI string
+		Paths   map[string]map[string]struct {
+			OperationID string
+			Responses   map[string]any
+		}
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]bool{}
+	for path, methods := range doc.Paths {
+		if !strings.HasPrefix(path, Prefix+"/") {
+			t.Errorf("path %s", path)
+		}
+		for _, o := range methods {
+			ids[o.OperationID] = true
+			if o.Responses["default"] == nil {
+				t.Errorf("%s does not describe its errors", o.OperationID)
+			}
+		}
+	}
+	// One operation per method of the Service.
+	if n := reflect.TypeFor[Service]().NumMethod(); len(ids) != n {
+		t.Errorf("%d operations for %d methods: %v", len(ids), n, ids)
+	}
+	if strings.Contains(w.Body.String(), "$schema") {
+		t.Error("answers carry a $schema member")
+	}
+}
