@@ -23,6 +23,15 @@ const openTimeout = 1
 
 // Attach implements vm.Taps.
 func (v *VM) Attach(ctx context.Context, a vm.Attach) (taps []vm.Tap, err error) {
+	select {
+	case v.attaching <- struct{}{}:
+		defer func() { <-v.attaching }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("attach: wait for another attach: %w", ctx.Err())
+	}
+	if err := v.settlePause(ctx); err != nil {
+		return nil, fmt.Errorf("attach: %w", err)
+	}
 	plan, err := v.planAttach(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("attach: %w", err)

@@ -39,6 +39,9 @@ func (v *VM) ourJobs(ctx context.Context) (map[string]blockJob, error) {
 // crash QEMU: the mirror is told to complete (never forced) while its tap goes
 // on answering, it ends, and only then the connection is closed.
 func (v *VM) Detach(ctx context.Context, taps []vm.Tap) error {
+	if err := v.settlePause(ctx); err != nil {
+		return fmt.Errorf("detach: %w", err)
+	}
 	jobs, err := v.ourJobs(ctx)
 	if err != nil {
 		return fmt.Errorf("detach: %w", err)

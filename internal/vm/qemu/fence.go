@@ -12,6 +12,9 @@ import (
 
 // CheckFence implements vm.Taps: two commands that touch no block node.
 func (v *VM) CheckFence(ctx context.Context, taps []vm.Tap) (vm.RunState, error) {
+	if err := v.settlePause(ctx); err != nil {
+		return "", err
+	}
 	jobs, err := v.ourJobs(ctx)
 	if err != nil {
 		return "", err

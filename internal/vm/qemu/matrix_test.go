@@ -2,6 +2,7 @@ package qemu_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/internal/vm/qemu"
@@ -108,4 +110,55 @@ func TestPauseForIOThread(t *testing.T) {
 	if e, err := events.Next(deadline(t)); err != nil || e.Kind != vm.EventTapEnded {
 		t.Fatalf("got %+v, %v", e, err)
 	}
+}
+
+// QEMU hangs in the middle of an attach for longer than we try to take it
+// back. When it goes on, so does the VM.
+func TestResumeAfterAHang(t *testing.T) {
+	q := vmtest.Start(t, vmtest.Config{
+		Machine: "q35", NoServer: true, Args: []string{"-object", "iothread,id=io1"},
+		Disks: []vmtest.Disk{{Device: "virtio-blk-pci,id=d0,iothread=io1"}},
+	})
+	v, err := qemu.Open(deadline(t), q.QMP, qemu.Config{RollbackTimeout: 20 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	second(t, q, "cont", nil)
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "tap"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithCancel(deadline(t))
+	got := make(chan error, 1)
+	go func() {
+		_, err := v.Attach(ctx, request(l.Addr().String(), "disk0"))
+		got <- err
+	}()
+	probe, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer probe.Close()
+	if _, err := probe.Write([]byte("NBDMAGICIHAVEOPT\x00\x03")); err != nil {
+		t.Fatal(err)
+	}
+	hung, err := l.Accept() // QEMU, with the VM paused
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Freeze()
+	cancel()
+	if err := <-got; !errors.Is(err, context.Canceled) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v", err)
+	}
+	hung.Close()
+	q.Thaw()
+	if s, err := v.CheckFence(deadline(t), nil); err != nil || s != vm.StateRunning {
+		t.Fatalf("run state %s, %v", s, err)
+	}
+	clean(t, v)
+	k := vmtest.StartNBDKit(t, "memory", "64M")
+	detach(t, v, attach(t, v, request(k.Socket, "disk0")))
 }

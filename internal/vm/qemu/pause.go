@@ -28,16 +28,18 @@ func (v *VM) pause(ctx context.Context) (resume func() error, err error) {
 	resume = func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.cfg.RollbackTimeout)
 		defer cancel()
-		return v.endPause(ctx)
+		v.owesResume.Store(true)
+		return v.settlePause(ctx)
 	}
-	if err := v.do(ctx, "object-add", args{"qom-type": "throttle-group", "id": pauseMarker}, nil); err != nil {
-		return nil, err
+	err = v.do(ctx, "object-add", args{"qom-type": "throttle-group", "id": pauseMarker}, nil)
+	if qemuSays(err, "") {
+		return nil, err // another connection's attach has the VM paused
 	}
-	if err := v.do(ctx, "stop", nil, nil); err != nil {
-		if err2 := resume(); err2 != nil {
-			v.cfg.Logger.Error("let the VM go on", "err", err2)
-		}
-		return nil, err
+	if err == nil {
+		err = v.do(ctx, "stop", nil, nil)
+	}
+	if err != nil { // either command may run late
+		return nil, errors.Join(err, resume())
 	}
 	return resume, nil
 }
@@ -46,13 +48,28 @@ func (v *VM) endPause(ctx context.Context) error {
 	if err := v.do(ctx, "cont", nil, nil); err != nil {
 		return fmt.Errorf("let the VM go on: %w", err)
 	}
-	if err := v.do(ctx, "object-del", args{"id": pauseMarker}, nil); err != nil {
+	err := v.do(ctx, "object-del", args{"id": pauseMarker}, nil)
+	if err != nil && !qemuSays(err, "not found") {
 		return fmt.Errorf("remove the pause marker: %w", err)
 	}
 	return nil
 }
 
-// endForgottenPause lets a VM go on that we paused in an earlier life.
+// settlePause ends a pause whose end did not get through to QEMU, as when it
+// hung for longer than RollbackTimeout. Every call that may come next asks.
+func (v *VM) settlePause(ctx context.Context) error {
+	if !v.owesResume.Load() {
+		return nil
+	}
+	if err := v.endForgottenPause(ctx); err != nil {
+		return err
+	}
+	v.owesResume.Store(false)
+	return nil
+}
+
+// endForgottenPause lets a VM go on that we paused, maybe in an earlier life;
+// one without our marker is left alone.
 func (v *VM) endForgottenPause(ctx context.Context) error {
 	var objects []struct {
 		Name string `json:"name"`
@@ -66,7 +83,6 @@ func (v *VM) endForgottenPause(ctx context.Context) error {
 	}
 	for _, o := range objects {
 		if strings.TrimSuffix(o.Name, "/") == pauseMarker {
-			v.cfg.Logger.Warn("the VM was left paused by an attach that was cut off; it goes on", "vm", v.id.Name)
 			return v.endPause(ctx)
 		}
 	}

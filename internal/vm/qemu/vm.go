@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/rephub/rephub/internal/vm"
@@ -46,6 +47,11 @@ type VM struct {
 	traits traits
 	jobs   *jobLog
 	reader readerState
+	// attaching holds one element while an attach runs: two of them could not
+	// tell whose pause of the VM it is.
+	attaching chan struct{}
+	// owesResume: a pause of ours could not be ended yet.
+	owesResume atomic.Bool
 }
 
 var _ vm.VM = (*VM)(nil)
@@ -62,7 +68,7 @@ func Open(ctx context.Context, addr string, cfg Config) (*VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the monitor: %w", err)
 	}
-	v := &VM{addr: addr, cfg: cfg, jobs: newJobLog()}
+	v := &VM{addr: addr, cfg: cfg, jobs: newJobLog(), attaching: make(chan struct{}, 1)}
 	v.client, err = qmp.NewClient(ctx, conn, qmp.Options{HandshakeTimeout: cfg.HandshakeTimeout, OnEvent: v.jobs.record})
 	if errors.Is(err, qmp.ErrNoGreeting) {
 		err = vm.WithHint(err, "QEMU serves one client per monitor: give rephub a -qmp socket of its own")
