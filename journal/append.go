@@ -104,9 +104,6 @@ func (l *Log) begin(b Batch) (draft, Pos, error) {
 	if err := s.usable(); err != nil {
 		return d, Pos{}, err
 	}
-	if b.Epoch < s.timeline.Epoch || b.Kind != KindControl && b.Epoch != s.timeline.Epoch {
-		return d, Pos{}, fmt.Errorf("%w: batch of epoch %d, the journal is in %d", ErrFenced, b.Epoch, s.timeline.Epoch)
-	}
 	switch b.Kind {
 	case KindWrites:
 		if b.First != s.appended+1 {
@@ -193,7 +190,7 @@ func (l *Log) finishDraft(d *draft, b Batch) error {
 	case d.count > uint32(l.opt.SegmentEntries) || d.body > maxBatchBody:
 		return fmt.Errorf("%w: batch of %d entries and %d bytes", ErrInvalid, d.count, d.body)
 	case d.timeline.Epoch != d.epoch:
-		return fmt.Errorf("%w: batch of epoch %d without an attach, the journal is in %d", ErrFenced, d.epoch, d.timeline.Epoch)
+		return fmt.Errorf("%w: batch of epoch %d, the journal is in %d", ErrFenced, d.epoch, d.timeline.Epoch)
 	}
 	first, _ := DecodeHeader(l.appender.heads)
 	if b.First != first.Seq {

@@ -73,9 +73,40 @@ func smallJournal(t testing.TB, seed uint64, steps int) *crashfs.FS {
 	return fs
 }
 
+// tinyJournal makes a closed journal of two segments and a few hundred bytes of
+// every kind.
+func tinyJournal(t testing.TB) *crashfs.FS {
+	t.Helper()
+	fs := memFS(t)
+	opt := small
+	opt.SegmentEntries = 12
+	l := create(t, fs, opt)
+	w := newWorkload(l, 31)
+	must(t, w.start())
+	put := func(n int) {
+		b := Batch{Kind: KindWrites, Epoch: w.epoch, First: l.Appended() + 1}
+		for i := range n {
+			b.Regions = append(b.Regions, entry(Header{Op: OpWrite, Seq: b.First + Seq(i), Volume: 1, Off: 512, Len: 13, Time: w.time}, []byte("thirteen byte")))
+		}
+		must(t, l.Append(b))
+	}
+	put(3)
+	must(t, l.AppendSync(w.epoch, 1, 0, 40, bytes.Repeat([]byte{7}, 40)))
+	must(t, l.AppendControl(w.epoch, SyncEnd{Volume: 1}, SyncEnd{Volume: 2}, Fence{Seq: l.Appended()}))
+	put(4)
+	must(t, l.AppendControl(w.epoch, Fence{Seq: l.Appended()}))
+	_, err := l.Sync()
+	must(t, err)
+	for range 2 { // both say that all before is durable
+		put(1)
+	}
+	must(t, l.Close())
+	return fs
+}
+
 // TestCheckFindsEveryFlippedByte flips each byte of a journal in turn.
 func TestCheckFindsEveryFlippedByte(t *testing.T) {
-	files := image(t, smallJournal(t, 31, 9))
+	files := image(t, tinyJournal(t))
 	if len(files) < 2 {
 		t.Fatalf("only %d segments", len(files))
 	}
@@ -116,6 +147,39 @@ func sortedNames(files map[string][]byte) []string {
 		names = append(names, segmentName(n))
 	}
 	return names
+}
+
+// TestChainNoticesARewrittenBatch: a batch whose payload was changed and whose
+// own checksums were made good again does not fit the one after it.
+func TestChainNoticesARewrittenBatch(t *testing.T) {
+	fs := memFS(t)
+	l := create(t, fs, small)
+	w := newWorkload(l, 39)
+	must(t, w.start())
+	begin := l.st.tail
+	must(t, l.Append(w.writes(4)))
+	end := l.st.tail
+	must(t, l.Append(w.writes(4)))
+	must(t, l.Close())
+	files := image(t, fs)
+	p := files[segmentName(1)]
+	p[begin+batchHeaderSize+offOff] ^= 8
+	reseal(p[begin:end])
+	hit := 0
+	_, err := Check(restore(t, files), testDir, func(f Finding) {
+		if f.Offset != end {
+			t.Errorf("not where the chain breaks: %v", f)
+		}
+		hit++
+	})
+	must(t, err)
+	if hit != 1 {
+		t.Fatalf("%d findings", hit)
+	}
+	l = open(t, restore(t, files), small)
+	if rec := l.Recovered(); !rec.Cut || rec.Offset != end {
+		t.Fatalf("%+v", rec)
+	}
 }
 
 // TestOpenRefusesDamage: bytes that a later header calls durable are never cut

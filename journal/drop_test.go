@@ -75,6 +75,9 @@ func TestDropBefore(t *testing.T) {
 		if !equal(got, all[len(all)-len(got):]) {
 			t.Fatal("what is left is no suffix of the log")
 		}
+		if len(got) == 0 || got[0].Seq > base+1 {
+			t.Fatalf("entries above the base %d are gone", base)
+		}
 	}
 	check(l)
 	if l.Bytes() >= before || len(image(t, fs)) >= segs {
@@ -93,6 +96,12 @@ func TestDropBefore(t *testing.T) {
 	}
 	if l.Bytes() != size {
 		t.Fatalf("Bytes() is %d, the files have %d", l.Bytes(), size)
+	}
+	for _, base := range []Seq{base + 1, base + 2, base + 3, base + 9, base + 10, base + 40} {
+		must(t, l.DropBefore(base))
+		if got := contents(t, l); got[0].Seq > base+1 {
+			t.Fatalf("base %d, the first seq left is %d", base, got[0].Seq)
+		}
 	}
 	must(t, l.DropBefore(l.Appended()))
 	settled(t, l)

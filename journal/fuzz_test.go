@@ -336,6 +336,11 @@ func TestAppendWhileTheIndexIsBehind(t *testing.T) {
 	if _, err := l.Sync(); err != nil || l.Durable() != last {
 		t.Fatalf("durable %d of %d: %v", l.Durable(), last, err)
 	}
+	waiting := len(l.st.pending)
+	must(t, l.DropBefore(last))
+	if n := len(image(t, base)); n < waiting+1 {
+		t.Fatalf("%d segment files, %d segments wait for their index", n, waiting)
+	}
 	stuck.Store(false)
 	b := w.writes(4)
 	appendPatiently(t, func() error { return l.Append(b) })

@@ -286,6 +286,7 @@ func TestAppendRefuses(t *testing.T) {
 		"gap":           {change(func(b *Batch) { b.First++ }), ErrGap},
 		"again":         {change(func(b *Batch) { b.First-- }), ErrGap},
 		"entry's seq":   {change(func(b *Batch) { b.Regions[0][offSeq] ^= 0x40 }), ErrGap},
+		"gap inside":    {change(func(b *Batch) { b.Regions[0][entryLen(b.Regions[0])+offSeq]++ }), ErrGap},
 		"old epoch":     {change(func(b *Batch) { b.Epoch-- }), ErrFenced},
 		"new epoch":     {change(func(b *Batch) { b.Epoch++ }), ErrFenced},
 		"uncommitted":   {change(func(b *Batch) { b.Regions[0][0] = 0 }), ErrInvalid},
@@ -325,15 +326,23 @@ func TestAppendRefuses(t *testing.T) {
 	must(t, l.Append(w.writes(1)))
 }
 
+// entryLen is the length of the first entry in p.
+func entryLen(p []byte) int {
+	return EntrySize(int(binary.LittleEndian.Uint32(p[offPayloadLen:])))
+}
+
 func TestTimesDoNotGoBack(t *testing.T) {
-	l := create(t, memFS(t), small)
+	fs := memFS(t)
+	l := create(t, fs, small)
 	w := newWorkload(l, 4)
 	must(t, w.start())
 	must(t, l.Append(w.writes(4)))
-	w.time -= int64(time.Hour)
-	b := Batch{Kind: KindWrites, Epoch: w.epoch, First: l.Appended() + 1}
-	b.Regions = [][]byte{entry(Header{Op: OpZero, Seq: b.First, Volume: 1, Len: 512, Time: 5}, nil)}
-	must(t, l.Append(b))
+	for range 200 { // over several segments
+		b := Batch{Kind: KindWrites, Epoch: w.epoch, First: l.Appended() + 1}
+		b.Regions = [][]byte{entry(Header{Op: OpZero, Seq: b.First, Volume: 1, Len: 512, Time: 5}, nil)}
+		must(t, l.Append(b))
+	}
+	wholeCheck(t, fs)
 	all := contents(t, l)
 	for i := 1; i < len(all); i++ {
 		if all[i].Time < all[i-1].Time {
