@@ -74,7 +74,7 @@ func ParseName(name string) (k Kind, g GroupTag, suffix string, ok bool) {
 		return 0, "", "", false
 	}
 	parts := strings.Split(rest, "-")
-	if len(parts) != 3 || len(parts[0]) != 1 || !validWord(parts[1], maxTag) || !validWord(parts[2], 20) {
+	if len(parts) != 3 || !validWord(parts[0], 1) || !validWord(parts[1], maxTag) || !validWord(parts[2], 20) {
 		return 0, "", "", false
 	}
 	return Kind(parts[0][0]), GroupTag(parts[1]), parts[2], true
