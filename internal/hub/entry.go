@@ -28,8 +28,10 @@ type entry struct {
 
 	mu struct {
 		sync.Mutex
-		record groupRecord
-		runErr error // why Run ended by itself
+		record  groupRecord
+		runErr  error // why Run ended by itself
+		users   int   // mounts and exports that are being made
+		removed bool  // no new users
 	}
 }
 
@@ -45,11 +47,10 @@ func (e *entry) record() groupRecord {
 	return e.mu.record
 }
 
-func (e *entry) setIntent(i catalog.Intent) groupRecord {
+func (e *entry) setIntent(i catalog.Intent) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.mu.record.Intent = i
-	return e.mu.record
 }
 
 // hold begins a change; release ends it.
@@ -152,6 +153,39 @@ func (e *entry) usable() (Group, error) {
 	}
 	return nil, api.Errorf(api.CodeUnavailable, "group %s could not be opened: %v", e.record().Name, e.openErr).
 		WithHint("see rephub journal check %s", e.dir)
+}
+
+// enter keeps the group from being removed until leave.
+func (e *entry) enter() (leave func(), err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.mu.removed {
+		return nil, api.Errorf(api.CodeNotFound, "group %s is being removed", e.mu.record.Name)
+	}
+	e.mu.users++
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.mu.users--
+	}, nil
+}
+
+// seal lets nobody enter any more, unless somebody is in.
+func (e *entry) seal() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.mu.users > 0 {
+		return api.Errorf(api.CodeConflict, "group %s is being mounted or exported", e.mu.record.Name).
+			WithHint("wait for it, or cancel it: rephub task list")
+	}
+	e.mu.removed = true
+	return nil
+}
+
+func (e *entry) unseal() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.removed = false
 }
 
 // status is the group's, with what only the hub knows.

@@ -11,30 +11,37 @@ import (
 	"github.com/rephub/rephub/internal/recovery"
 )
 
-// resolve finds the group and the point that a request means.
-func (h *Hub) resolve(group, at string) (Group, recovery.Point, error) {
+// use finds the group and the point that a request means. The group stays until
+// leave.
+func (h *Hub) use(group, at string) (g Group, p recovery.Point, leave func(), err error) {
 	e, err := h.find(group)
 	if err != nil {
-		return nil, recovery.Point{}, err
+		return nil, p, nil, err
 	}
-	p, err := api.ParsePoint(at)
+	point, err := api.ParsePoint(at)
 	if err != nil {
-		return nil, recovery.Point{}, err
+		return nil, p, nil, err
 	}
-	g, err := e.usable()
-	if err != nil {
-		return nil, recovery.Point{}, err
+	if g, err = e.usable(); err != nil {
+		return nil, p, nil, err
 	}
-	point, err := g.Resolve(p, time.Now())
-	return g, point, err
+	if leave, err = e.enter(); err != nil {
+		return nil, p, nil, err
+	}
+	if p, err = g.Resolve(point, time.Now()); err != nil {
+		leave()
+		return nil, p, nil, err
+	}
+	return g, p, leave, nil
 }
 
 // Mount implements api.Service.
 func (h *Hub) Mount(ctx context.Context, req api.MountRequest) (api.Mount, error) {
-	g, point, err := h.resolve(req.Group, req.At)
+	g, point, leave, err := h.use(req.Group, req.At)
 	if err != nil {
 		return api.Mount{}, err
 	}
+	defer leave()
 	m, err := h.mounts.Mount(ctx, g, point, req.Writable)
 	if err != nil {
 		return api.Mount{}, recoveryError(err)
@@ -68,13 +75,18 @@ func (h *Hub) Export(_ context.Context, group string, req api.ExportRequest) (ap
 	if !filepath.IsAbs(req.To) {
 		return api.Task{}, api.Errorf(api.CodeInvalid, "the directory %q is not absolute", req.To)
 	}
-	g, point, err := h.resolve(group, req.At)
+	g, point, leave, err := h.use(group, req.At)
 	if err != nil {
 		return api.Task{}, err
 	}
-	return h.tasks.start("export", group, func(ctx context.Context, progress func(api.Progress)) (any, error) {
+	t, err := h.tasks.start("export", group, func(ctx context.Context, progress func(api.Progress)) (any, error) {
+		defer leave()
 		return export(ctx, g, point, req.To, format, progress)
 	})
+	if err != nil {
+		leave()
+	}
+	return t, err
 }
 
 func export(ctx context.Context, g Group, at recovery.Point, dir string, format recovery.Format, progress func(api.Progress)) (any, error) {

@@ -155,10 +155,13 @@ func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progr
 		return errors.Join(err, e.close(), h.store.RemoveGroup(context.WithoutCancel(ctx), r.ID), os.RemoveAll(dir))
 	}
 	progress(api.Progress{Step: "attaching"})
-	if err := h.attached(ctx, e); err != nil {
-		return errors.Join(err, h.remove(context.WithoutCancel(ctx), e, false))
+	err = h.attached(ctx, e)
+	if err == nil || h.tasks.stopping() {
+		return err // a hub that stops here goes on with the group when it is back
 	}
-	return nil
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), attachPatience)
+	defer cancel()
+	return errors.Join(err, h.remove(bounded, e, false))
 }
 
 // attached waits for a group's taps, and says why they are not there.
@@ -231,16 +234,24 @@ func (h *Hub) goal(kind string, e *entry, intent catalog.Intent, change func(con
 }
 
 // mean makes durable what a group is meant to do. The record beside the journal
-// counts; a catalog that is away hears of it with the next change.
+// counts; a catalog that is away hears of it at the hub's next start.
 func (h *Hub) mean(ctx context.Context, e *entry, intent catalog.Intent) error {
-	r := e.setIntent(intent)
+	r := e.record()
+	r.Intent = intent
 	if err := writeRecord(e.dir, r); err != nil {
 		return err
 	}
-	if _, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { g.Intent = intent; return nil }); err != nil {
-		return catalogError(err)
-	}
+	e.setIntent(intent)
+	h.tell(ctx, r)
 	return nil
+}
+
+// tell lets the catalog know what a group is meant to do.
+func (h *Hub) tell(ctx context.Context, r groupRecord) {
+	_, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { g.Intent = r.Intent; return nil })
+	if err != nil {
+		h.cfg.Logger.Warn("tell the catalog what a group is meant to do", "group", r.Name, "err", err)
+	}
 }
 
 // Pause implements api.Service.

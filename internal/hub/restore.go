@@ -47,7 +47,7 @@ func (h *Hub) restore(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// records are the groups on disk, as the catalog knows them where it answers.
+// records are the groups on disk, and those that only the catalog knows.
 func (h *Hub) records(ctx context.Context) ([]groupRecord, error) {
 	local, err := scanRecords(h.data.join("groups"))
 	if err != nil {
@@ -66,17 +66,19 @@ func (h *Hub) records(ctx context.Context) ([]groupRecord, error) {
 	return h.reconcile(ctx, local, known), nil
 }
 
-// reconcile makes the two agree. The catalog says what a group is meant to do;
-// a folder that it does not know is history, and put into it again.
+// reconcile makes the two agree. What is beside a group's journal counts; a
+// folder that the catalog does not know is history, and put into it again.
 func (h *Hub) reconcile(ctx context.Context, local []groupRecord, known []catalog.Group) []groupRecord {
 	byID := map[string]catalog.Group{}
 	for _, g := range known {
 		byID[g.ID.String()] = g
 	}
-	for i, r := range local {
+	for _, r := range local {
 		g, ok := byID[r.ID.String()]
 		if ok {
-			local[i].Group = g
+			if g.Intent != r.Intent {
+				h.tell(ctx, r)
+			}
 			delete(byID, r.ID.String())
 			continue
 		}

@@ -107,6 +107,10 @@ func (t *tasks) add(one *task) error {
 	return nil
 }
 
+// stopping says that the hub is, so that tasks that end now were not cancelled
+// by a user.
+func (t *tasks) stopping() bool { return t.ctx.Err() != nil }
+
 // wait returns when all tasks have ended; the context of tasks must have.
 func (t *tasks) wait() { t.done.Wait() }
 

@@ -57,7 +57,11 @@ func (h *Hub) remove(ctx context.Context, e *entry, keepHistory bool) error {
 	if keepHistory {
 		return nil
 	}
+	if err := e.seal(); err != nil {
+		return err
+	}
 	if err := h.checkUnmounted(e); err != nil {
+		e.unseal()
 		return err
 	}
 	h.drop(e)
