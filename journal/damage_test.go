@@ -409,3 +409,24 @@ func TestCheckTellsThePoints(t *testing.T) {
 		t.Fatalf("%+v", s)
 	}
 }
+
+// TestCheckComparesTimelines: a segment header that is whole, with another
+// history of points than the records before it make.
+func TestCheckComparesTimelines(t *testing.T) {
+	files := image(t, smallJournal(t, 36, 60))
+	name := segmentName(3)
+	var h segmentHeader
+	must(t, h.decode(files[name][:segmentBlock], true))
+	h.timeline.Ranges = append(h.timeline.Ranges, SeqRange{From: 1 << 40, To: 1 << 41})
+	p, err := h.encode()
+	must(t, err)
+	files[name] = append(p, files[name][segmentBlock:]...)
+	hit := false
+	_, err = Check(restore(t, files), testDir, func(f Finding) {
+		hit = hit || filepath.Base(f.File) == name && f.Offset == segmentFixed
+	})
+	must(t, err)
+	if !hit {
+		t.Fatal("nobody noticed a forged timeline")
+	}
+}
