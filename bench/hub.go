@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -35,13 +36,33 @@ func startHub(ctx context.Context, dir string) (*hub, error) {
 		return last == nil
 	})
 	if err != nil {
-		h.stop()
+		h.end()
 		return nil, fmt.Errorf("%w: %v", err, last)
 	}
 	return h, nil
 }
 
 func (h *hub) address() string { return "unix:" + filepath.Join(h.dir, "api.sock") }
+
+// end stops the hub and then what it leaves running on purpose: a keeper that
+// would wait for the next hub. Emulators must have ended.
+func (h *hub) end() {
+	h.stop()
+	left, _ := family(h.dir)
+	for _, pid := range left {
+		_ = syscall.Kill(pid, syscall.SIGTERM)
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); len(left) > 0; <-tick.C {
+		if left, _ = family(h.dir); time.Now().After(deadline) {
+			for _, pid := range left {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			return
+		}
+	}
+}
 
 // cli runs one rephub command; its JSON goes into out unless that is nil.
 func (h *hub) cli(ctx context.Context, out any, args ...string) error {

@@ -13,7 +13,9 @@ const (
 	idleFewVMs = 2
 	idleMaxVMs = 10
 	idleVolume = 64 << 20 // bytes
-	idleSettle = 15 * time.Second
+	// Go collects garbage at least every two minutes and gives the pages back
+	// after that.
+	idleSettle = 150 * time.Second
 )
 
 // idleRow measures what one more protected volume costs when nothing happens:
@@ -25,7 +27,7 @@ func idleRow(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	defer h.stop()
+	defer h.end()
 	var few, many int64
 	for i := range idleMaxVMs {
 		e, err := startIdle(ctx, dir, i)
@@ -70,34 +72,45 @@ func startIdle(ctx context.Context, dir string, i int) (*emulator, error) {
 	return startQEMU(ctx, vmDir, disks)
 }
 
-// settledMemory is the lowest memory of all processes that belong to dir, over
-// the last idleSettle without a new low, 90 s at most.
+// settledMemory is the memory of all processes that belong to dir: the median
+// of the last twenty seconds of idleSettle.
 func settledMemory(ctx context.Context, dir string) (int64, error) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	var low int64
-	began := time.Now()
-	for since := began; time.Since(since) < idleSettle && time.Since(began) < 90*time.Second; {
+	var last []float64
+	for began := time.Now(); time.Since(began) < idleSettle; {
 		select {
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		case <-tick.C:
 		}
-		pids, err := family(dir)
-		if err != nil || len(pids) < 2 {
-			return 0, fmt.Errorf("found %d processes of the hub, not hub and keeper: %w", len(pids), err)
+		if time.Since(began) < idleSettle-20*time.Second {
+			continue
 		}
-		var sum int64
-		for _, pid := range pids {
-			n, err := proportional(pid)
-			if err != nil {
-				return 0, err
-			}
-			sum += n
+		sum, err := familyMemory(dir)
+		if err != nil {
+			return 0, err
 		}
-		if low == 0 || sum < low {
-			low, since = sum, time.Now()
-		}
+		last = append(last, float64(sum))
 	}
-	return low, nil
+	return int64(median(last)), nil
+}
+
+func familyMemory(dir string) (int64, error) {
+	pids, err := family(dir)
+	if err != nil {
+		return 0, err
+	}
+	if len(pids) < 2 {
+		return 0, fmt.Errorf("found %d processes, not hub and keeper", len(pids))
+	}
+	var sum int64
+	for _, pid := range pids {
+		n, err := proportional(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
 }

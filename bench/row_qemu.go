@@ -20,7 +20,7 @@ func qemuRow(name string, depth int) func(context.Context, *bench) error {
 		if err != nil {
 			return err
 		}
-		defer h.stop()
+		defer h.end()
 		q := &qemuRuns{bench: b, hub: h, name: name, dir: dir,
 			load: load{rw: "randwrite", block: 4096, depth: depth, size: qemuVolume, run: b.seconds}}
 		ours, peer, err := b.inTurns(

@@ -29,16 +29,16 @@ func syncRow(ctx context.Context, b *bench) error {
 	if err := makeHalfEmpty(source); err != nil {
 		return err
 	}
+	h, err := startHub(ctx, filepath.Join(dir, "hub"))
+	if err != nil {
+		return err
+	}
+	defer h.end()
 	e, err := startQEMU(ctx, filepath.Join(dir, "qemu"), []disk{{"vol", source}})
 	if err != nil {
 		return err
 	}
 	defer e.stop()
-	h, err := startHub(ctx, filepath.Join(dir, "hub"))
-	if err != nil {
-		return err
-	}
-	defer h.stop()
 	var unflushed []float64
 	count := 0
 	speed := func(d time.Duration) float64 { return syncVolume / d.Seconds() / (1 << 20) }
