@@ -22,7 +22,7 @@ const mirrorGranularity = 4 << 10
 const openTimeout = 1
 
 // Attach implements vm.Taps.
-func (v *VM) Attach(ctx context.Context, a vm.Attach) (taps []vm.Tap, err error) {
+func (v *VM) Attach(ctx context.Context, a vm.Attach) ([]vm.Tap, error) {
 	select {
 	case v.attaching <- struct{}{}:
 		defer func() { <-v.attaching }()
@@ -47,7 +47,12 @@ func (v *VM) Attach(ctx context.Context, a vm.Attach) (taps []vm.Tap, err error)
 		if err != nil {
 			return nil, fmt.Errorf("attach: pause the VM: %w", err)
 		}
-		defer func() { err = errors.Join(err, resume()) }()
+		defer func() {
+			// The taps stand or fall on their own; settlePause comes back to this.
+			if err := resume(); err != nil {
+				v.cfg.Logger.Error("let the VM go on after an attach", "vm", v.id.Name, "err", err)
+			}
+		}()
 	}
 	if err := v.carryOut(ctx, plan); err != nil {
 		return nil, errors.Join(fmt.Errorf("attach: %w", err), v.takeBack(ctx, plan))
