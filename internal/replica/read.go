@@ -79,7 +79,7 @@ func (m *image) pieces(off, n int64, floor uint64, buf []index.Piece) ([]index.P
 			return buf, err
 		}
 		for j := range buf[first:] {
-			if p := &buf[first+j]; p.Kind == index.None && i >= 0 && m.shelves[i].after > floor {
+			if p := &buf[first+j]; p.Kind == index.None && i >= 0 && m.shelves[i].after >= floor {
 				p.Kind = index.Zero
 			}
 		}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rephub/rephub/internal/vfs"
@@ -81,4 +84,45 @@ func BenchmarkMemAdd(b *testing.B) {
 		}
 		m.Add(Extent{Volume: 1, Off: rng.Int64N(1<<22) * 4096, Len: 4096, Seq: uint64(i + 1), Segment: 1, Pos: int64(i)})
 	}
+}
+
+// BenchmarkOpen opens a set and looks one block up. It reports the anonymous
+// memory that an open set adds.
+func BenchmarkOpen(b *testing.B) {
+	built, blocks := benchSet(b, 1_000_000)
+	dir := built.dir
+	if err := built.Close(); err != nil {
+		b.Fatal(err)
+	}
+	runtime.GC()
+	debug.FreeOSMemory()
+	before := anonymous(b)
+	rng := rand.New(rand.NewPCG(5, 6))
+	for b.Loop() {
+		s, err := OpenSet(vfs.OS(), dir)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for range 1000 {
+			if _, err := s.Lookup(1, rng.Int64N(blocks)*4096, 4096, ^uint64(0), 0, nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(anonymous(b)-before)/(1<<20), "MiB-anon")
+		s.Close()
+	}
+}
+
+// anonymous is the process's anonymous memory in bytes.
+func anonymous(b *testing.B) int64 {
+	p, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(p), "RssAnon:")
+	kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return kib << 10
 }
