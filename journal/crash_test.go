@@ -301,3 +301,53 @@ func (l *Log) DurableTimelined() *Timeline {
 	t := l.DurableTimeline()
 	return &t
 }
+
+// TestCrashWithManyUnsyncedSegments: the disk was so slow that several segments
+// were never synced; any of their files may be missing or torn. Then the power
+// fails again while the journal is being opened.
+func TestCrashWithManyUnsyncedSegments(t *testing.T) {
+	fs := memFS(t)
+	l := create(t, fs, small)
+	w := newWorkload(l, 24)
+	must(t, w.start())
+	must(t, l.Append(w.writes(6)))
+	_, err := l.Sync()
+	must(t, err)
+	l.cancel() // the indexer would sync
+	<-l.done
+	promised := snapshot{durable: l.Durable(), points: l.DurableTimeline()}
+	for len(l.st.segs) < 7 {
+		must(t, l.Append(w.writes(6)))
+	}
+	history := contents(t, l)
+	cut, gaps := 0, 0
+	for seed := range uint64(60) {
+		s := promised
+		s.fs = fs.Crash(seed)
+		numbers, err := listSegments(s.fs, testDir)
+		must(t, err)
+		if len(numbers) > 0 && int(numbers[len(numbers)-1]) != len(numbers) {
+			gaps++
+		}
+		var again []*crashfs.FS
+		s.fs.OnSync(func(string) error {
+			again = append(again, s.fs.Crash(seed<<8|uint64(len(again))))
+			return nil
+		}, false)
+		l, err := Open(s.fs, testDir, small)
+		must(t, err)
+		if l.Recovered().Cut {
+			cut++
+		}
+		must(t, l.Close())
+		s.fs.OnSync(nil, false)
+		s.verify(t, history)
+		for _, fs := range again {
+			s.fs = fs
+			s.verify(t, history)
+		}
+	}
+	if cut < 10 || gaps < 5 {
+		t.Fatalf("only %d torn tails and %d gaps among the crashes", cut, gaps)
+	}
+}

@@ -153,11 +153,17 @@ func (l *Log) applyCut(r *replayer) error {
 	last := r.numbers[len(r.numbers)-1]
 	for n := last; n > r.active().number; n-- {
 		info, err := l.fs.Stat(l.path(n))
-		if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		} else if err != nil {
 			return err
 		}
 		l.rec.Bytes += info.Size()
 		if err := l.fs.Remove(l.path(n)); err != nil {
+			return fmt.Errorf("remove torn segment: %w", err)
+		}
+		// One by one, so that a crash now leaves what this was made from.
+		if err := l.fs.SyncDir(l.dir); err != nil {
 			return fmt.Errorf("remove torn segment: %w", err)
 		}
 	}
@@ -167,7 +173,7 @@ func (l *Log) applyCut(r *replayer) error {
 	}
 	l.rec.Bytes += info.Size() - r.end
 	l.opt.Logger.Warn("cut off the journal's torn tail", "file", l.rec.File, "offset", l.rec.Offset, "bytes", l.rec.Bytes, "reason", l.rec.Reason)
-	return l.fs.SyncDir(l.dir)
+	return nil
 }
 
 // adopt takes over the state that the replay found, and opens the segments that

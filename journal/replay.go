@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -37,15 +38,16 @@ func readSegments(fs vfs.FS, dir string, path func(uint32) string) (*replayer, e
 	if len(r.numbers) == 0 {
 		return nil, fmt.Errorf("no segment in %s: %w", dir, os.ErrNotExist)
 	}
+	r.fillGaps()
 	buf := make([]byte, segmentBlock)
 	r.heads, r.flaws = make([]segmentHeader, len(r.numbers)), make([]*CorruptError, len(r.numbers))
 	for i, n := range r.numbers {
-		if want := r.numbers[0] + uint32(i); n != want {
-			return nil, &CorruptError{File: path(want), Detail: "the segment's file is missing"}
-		}
 		h, flaw, err := r.readHeader(n, buf, false)
 		if err != nil {
 			return nil, err
+		}
+		if i > 0 && n != r.numbers[i-1]+1 {
+			return nil, &CorruptError{File: path(r.numbers[i-1] + 1), Detail: "thousands of segment files are missing"}
 		}
 		if flaw == nil && i > 0 && r.flaws[0] == nil && h.group != r.heads[0].group {
 			flaw = &CorruptError{File: path(n), Offset: 16, Len: 16, Detail: "segment of another group", cause: errForeign}
@@ -58,10 +60,28 @@ func readSegments(fs vfs.FS, dir string, path func(uint32) string) (*replayer, e
 	return r, nil
 }
 
+// maxGap is how many files in a row may be missing; more than a crash can lose.
+const maxGap = 1 << 12
+
+// fillGaps enters missing files, whose headers will then be found to be flawed: a
+// crash may lose the names of some new segments and keep those of later ones.
+func (r *replayer) fillGaps() {
+	var all []uint32
+	for i, n := range r.numbers {
+		for i > 0 && all[len(all)-1] < n-1 && n-all[len(all)-1] <= maxGap {
+			all = append(all, all[len(all)-1]+1)
+		}
+		all = append(all, n)
+	}
+	r.numbers = all
+}
+
 // readHeader reads a segment's header; a flaw is what is wrong with its bytes.
 func (r *replayer) readHeader(n uint32, buf []byte, timeline bool) (h segmentHeader, flaw *CorruptError, err error) {
 	f, err := r.fs.OpenFile(r.path(n), os.O_RDONLY, 0)
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
+		return h, &CorruptError{File: r.path(n), Detail: "the segment's file is missing"}, nil
+	} else if err != nil {
 		return h, nil, fmt.Errorf("open segment: %w", err)
 	}
 	defer f.Close()
@@ -237,7 +257,9 @@ func (r *replayer) proofAfter(at Pos) (Pos, bool, error) {
 func (r *replayer) proofIn(n uint32, from int64, at Pos) (int64, bool, error) {
 	name := r.path(n)
 	f, err := r.fs.OpenFile(name, os.O_RDONLY, 0)
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, false, nil
+	} else if err != nil {
 		return 0, false, err
 	}
 	defer f.Close()
