@@ -122,3 +122,16 @@ func TestKilledHubComesBackToWhatItPromised(t *testing.T) {
 		t.Errorf("the load met an I/O error: %v", err)
 	}
 }
+
+// After a disaster there is no VM left to take the taps away from.
+func TestUnprotectWhenTheVMIsGone(t *testing.T) {
+	h, q, load := protected(t)
+	moreWrites(t, h, load, 200)
+	q.Kill()
+	h.WaitState("vm", api.StateDegraded)
+	h.Must("unprotect", "vm")
+	var s api.Status
+	if h.JSON(&s, "status"); len(s.Groups) != 0 {
+		t.Errorf("status still shows %+v", s.Groups)
+	}
+}
