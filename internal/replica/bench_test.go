@@ -2,8 +2,10 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -42,7 +44,14 @@ func benchStore(b *testing.B, n int) (*Store, int64) {
 			p[journal.EntryHeaderSize] = byte(done)
 			journal.CommitEntry(p)
 		}
-		must(b, log.Append(journal.Batch{Kind: journal.KindWrites, Epoch: 1, First: first, Regions: [][]byte{region}}))
+		batch := journal.Batch{Kind: journal.KindWrites, Epoch: 1, First: first, Regions: [][]byte{region}}
+		err := log.Append(batch)
+		for ; errors.Is(err, journal.ErrBehind); err = log.Append(batch) {
+			_, err := log.Sync()
+			must(b, err)
+			runtime.Gosched()
+		}
+		must(b, err)
 	}
 	must(b, log.AppendControl(1, journal.Fence{Seq: log.Appended()}))
 	_, err = log.Sync()

@@ -87,25 +87,44 @@ func (s *Set) write(first, last, tier uint32, records uint64, fill func(*writer)
 	return openFile(s.fs, name)
 }
 
+// sortKey is what the records of a Mem are sorted by.
+type sortKey struct {
+	section uint64 // volume and level
+	unit    uint64
+	number  uint32 // of the record: the order added
+}
+
+// sortKeys returns the keys of all records in file order.
+func (m *Mem) sortKeys() []sortKey {
+	keys := make([]sortKey, m.Len())
+	for i := range keys {
+		r := m.record(uint32(i + 1))
+		keys[i] = sortKey{uint64(r.vol)<<8 | uint64(r.level), r.unit, uint32(i + 1)}
+	}
+	slices.SortFunc(keys, func(a, b sortKey) int {
+		switch {
+		case a.section != b.section:
+			return cmp.Compare(a.section, b.section)
+		case a.unit != b.unit:
+			return cmp.Compare(a.unit, b.unit)
+		}
+		return cmp.Compare(a.number, b.number)
+	})
+	return keys
+}
+
 // writeTo writes the records in file order.
 func (m *Mem) writeTo(w *writer) error {
-	order := make([]uint32, m.Len())
-	for i := range order {
-		order[i] = uint32(i + 1)
-	}
-	slices.SortFunc(order, func(a, b uint32) int {
-		x, y := m.record(a), m.record(b)
-		return cmp.Or(cmp.Compare(x.vol, y.vol), cmp.Compare(x.level, y.level), cmp.Compare(x.unit, y.unit), cmp.Compare(a, b))
-	})
-	for from := 0; from < len(order); {
-		r := m.record(order[from])
+	keys := m.sortKeys()
+	for from := 0; from < len(keys); {
 		to := from
-		for to < len(order) && m.record(order[to]).vol == r.vol && m.record(order[to]).level == r.level {
+		for to < len(keys) && keys[to].section == keys[from].section {
 			to++
 		}
-		w.begin(r.vol, int(r.level), r.unit, m.record(order[to-1]).unit, uint64(to-from))
-		for _, n := range order[from:to] {
-			r := m.record(n)
+		r := m.record(keys[from].number)
+		w.begin(r.vol, int(r.level), r.unit, keys[to-1].unit, uint64(to-from))
+		for _, k := range keys[from:to] {
+			r := m.record(k.number)
 			w.add(&record{unit: r.unit, seq: r.seq, pos: r.pos, seg: r.seg, lo: r.lo, hi: r.hi, zero: r.zero})
 		}
 		from = to
