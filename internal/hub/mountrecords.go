@@ -18,11 +18,15 @@ func (m mountRecords) PutMount(ctx context.Context, r recovery.Record) error {
 	for _, v := range r.Volumes {
 		c.Volumes = append(c.Volumes, catalog.MountVolume{ID: v.ID, Name: v.Name, Size: v.Size})
 	}
+	ctx, cancel := context.WithTimeout(ctx, copyPatience)
+	defer cancel()
 	return m.store.PutMount(ctx, c)
 }
 
 // DeleteMount implements recovery.Records.
 func (m mountRecords) DeleteMount(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, copyPatience)
+	defer cancel()
 	return m.store.DeleteMount(ctx, id)
 }
 

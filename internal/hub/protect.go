@@ -248,6 +248,8 @@ func (h *Hub) mean(ctx context.Context, e *entry, intent catalog.Intent) error {
 
 // tell lets the catalog know what a group is meant to do.
 func (h *Hub) tell(ctx context.Context, r groupRecord) {
+	ctx, cancel := context.WithTimeout(ctx, copyPatience)
+	defer cancel()
 	_, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { g.Intent = r.Intent; return nil })
 	if err != nil {
 		h.cfg.Logger.Warn("tell the catalog what a group is meant to do", "group", r.Name, "err", err)

@@ -18,6 +18,10 @@ import (
 // goes on with what is on its own disk.
 const catalogPatience = 5 * time.Second
 
+// copyPatience is how long a command waits until the catalog has a copy of
+// what is durable already. The copy is made good at the next start.
+const copyPatience = 500 * time.Millisecond
+
 func sortedEntries(m map[string]*entry) []*entry {
 	return slices.SortedFunc(maps.Values(m), func(a, b *entry) int { return cmp.Compare(a.record().Name, b.record().Name) })
 }

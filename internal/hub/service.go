@@ -66,6 +66,8 @@ func (h *Hub) CreateCheckpoint(ctx context.Context, group string, req api.Checkp
 	}
 	// The journal is what counts; the catalog has a copy for others to read.
 	record := catalog.Checkpoint{Name: p.Name, Seq: seqOf(p.Seq), Time: p.Time, Created: p.Time}
+	ctx, cancel := context.WithTimeout(ctx, copyPatience)
+	defer cancel()
 	if err := h.store.AddCheckpoint(ctx, e.record().ID, record); err != nil {
 		e.logger.Warn("note checkpoint in the catalog", "checkpoint", p.Name, "err", err)
 	}

@@ -30,9 +30,12 @@ func (h *Hub) AddVM(ctx context.Context, spec api.VMSpec) (api.VM, error) {
 			return api.VM{}, err
 		}
 	}
-	if _, err := h.store.VM(ctx, spec.Name); err == nil {
+	switch _, err := h.store.VM(ctx, spec.Name); {
+	case err == nil:
 		return api.VM{}, api.Errorf(api.CodeConflict, "there is a VM %s already", spec.Name).
 			WithHint("choose another name, or rephub vm remove %s first", spec.Name)
+	case !errors.Is(err, catalog.ErrNotFound):
+		return api.VM{}, catalogError(err)
 	}
 	record := catalog.VM{Name: spec.Name, QMP: spec.QMP, NBDServer: spec.NBDServer, Created: time.Now().UTC()}
 	seen, err := h.inspect(ctx, record)
