@@ -234,8 +234,8 @@ func (c *Consumer) readEvent(ctx context.Context) error {
 	return nil
 }
 
-// Wake makes a Wait return.
-func (c *Consumer) Wake() { c.ring.signal() }
+// Wake makes a Wait return. Unlike all else it may be called after Close.
+func (c *Consumer) Wake() { c.event.Write(wakeUp) }
 
 // Mark is a place in the ring: everything that has its seq when it is taken lies before it.
 type Mark uint64

@@ -2,6 +2,7 @@ package tap
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -212,14 +213,11 @@ func (r *Ring) signal() {
 	if r.event < 0 {
 		return
 	}
-	one := [8]byte{1, 0, 0, 0, 0, 0, 0, 0}
-	if bigEndian {
-		one = [8]byte{7: 1}
-	}
-	unix.Write(r.event, one[:])
+	unix.Write(r.event, wakeUp)
 }
 
-var bigEndian = *(*byte)(unsafe.Pointer(&[]uint16{1}[0])) == 0
+// wakeUp is the number 1 as an eventfd takes it.
+var wakeUp = binary.NativeEndian.AppendUint64(nil, 1)
 
 // wakeConsumer signals when the consumer sleeps, once per sleep.
 func (r *Ring) wakeConsumer() {
