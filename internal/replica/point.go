@@ -157,3 +157,19 @@ func (s *Store) TimeOf(at journal.Seq) (time.Time, error) {
 	}
 	return t, err
 }
+
+// Volumes lists the volumes that the group had at a point, with their sizes
+// and names then. ErrNoPoint when at is no point, or no longer.
+func (s *Store) Volumes(at journal.Seq) ([]Volume, error) {
+	tl := s.log.Timeline()
+	if !tl.IsPoint(at) || at < s.Manifest().Oldest {
+		return nil, fmt.Errorf("list volumes at %d: %w", at, ErrNoPoint)
+	}
+	var out []Volume
+	for _, v := range tl.Volumes {
+		if size, ok := v.At(at); ok {
+			out = append(out, Volume{ID: v.ID, UUID: v.UUID, Name: v.Name, Size: size})
+		}
+	}
+	return out, nil
+}
