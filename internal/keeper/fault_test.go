@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -35,6 +36,7 @@ func TestKeeperStopped(t *testing.T) {
 				}
 				return
 			}
+			awaitStop(t, c.PID())
 			err := taps[0].WriteAt(ctx, []byte("hangs"), 0, 0)
 			<-taps[1].Done()
 			wantErr(t, "Watch", <-watched, ErrStopped)
@@ -45,6 +47,22 @@ func TestKeeperStopped(t *testing.T) {
 			until(t, "the keeper knows that the taps are gone", func() bool { return c.Taps() == 0 })
 		})
 	}
+}
+
+// awaitStop waits until all threads of a process have stopped: the signal is not instant.
+func awaitStop(t *testing.T, pid int) {
+	t.Helper()
+	until(t, "the keeper stops", func() bool {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, task := range tasks {
+			f, err := os.Open(task)
+			if err != nil || !(proc{f}).stopped() {
+				return false
+			}
+			f.Close()
+		}
+		return len(tasks) > 0
+	})
 }
 
 // TestEnsureStopped: a hub that starts and finds its keeper stopped gets it going.

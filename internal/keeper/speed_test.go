@@ -74,16 +74,28 @@ func hubMain(spec string) error {
 		io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
-	err = cons.Drain(ctx, tap.DrainConfig{}, func(r tap.Run) error {
+	write := func(r tap.Run) error {
 		return log.Append(journal.Batch{Kind: journal.KindWrites, Epoch: r.Epoch, First: r.First, Regions: r.Regions[:]})
-	})
+	}
+	if err := cons.Drain(ctx, tap.DrainConfig{}, write); ctx.Err() == nil {
+		return err
+	}
 	<-synced
+	for {
+		r, ok, err := cons.Next(1 << 20)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		if err := errors.Join(write(r), cons.Release(r)); err != nil {
+			return err
+		}
+	}
 	s := cons.State()
 	fmt.Println(s.Last, s.Consumed, s.VoidWrites, log.Appended())
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
+	return nil
 }
 
 // startHub runs hubMain in a process of its own. stop ends it and returns last, consumed, void writes and journaled.
