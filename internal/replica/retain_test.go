@@ -224,6 +224,17 @@ func TestResolve(t *testing.T) {
 			t.Fatalf("%q is seq %d: %v", text, at, err)
 		}
 	}
+	for _, at := range []journal.Seq{1, newest + 1, newest + 100} {
+		if _, err := w.s.View(1, at); !errors.Is(err, ErrNoPoint) {
+			t.Fatalf("view at %d, which is not fenced: %v", at, err)
+		}
+		if _, err := w.s.Volumes(at); !errors.Is(err, ErrNoPoint) {
+			t.Fatalf("volumes at %d, which is not fenced: %v", at, err)
+		}
+	}
+	if _, err := w.s.View(3, newest); !errors.Is(err, ErrNoVolume) {
+		t.Fatalf("view of a volume that is not there: %v", err)
+	}
 	for _, text := range []string{"x", "seq:-1", "-", "--3s", "checkpoint:", "30s"} {
 		if p, err := ParsePoint(text); err == nil {
 			t.Fatalf("%q reads as %v", text, p)

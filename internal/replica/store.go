@@ -41,6 +41,9 @@ func (c *Config) EnsureDefaults() {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Journal.Logger == nil {
+		c.Journal.Logger = c.Logger
+	}
 }
 
 // Store is a group's folder: manifest.json, journal/, base/V<number>.raw. All
