@@ -42,6 +42,8 @@ func TestScripts(t *testing.T) {
 			"waitfile": waitFile,
 			"waitgone": waitGone,
 			"flip":     flipByte,
+
+			"signalcatalog": signalCatalog,
 		},
 	})
 }
@@ -97,6 +99,19 @@ func waitGone(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return nil
 	})
+}
+
+// signalCatalog signals the hub's catalog server: signalcatalog STOP|KILL
+func signalCatalog(ts *testscript.TestScript, neg bool, args []string) {
+	c, err := api.NewClient(ts.Getenv("REPHUB_HUB"))
+	ts.Check(err)
+	defer c.Close()
+	in, err := c.Info(context.Background())
+	ts.Check(err)
+	if in.Catalog.PID == 0 {
+		ts.Fatalf("the catalog's server does not run: %+v", in.Catalog)
+	}
+	ts.Check(syscall.Kill(in.Catalog.PID, map[string]syscall.Signal{"STOP": syscall.SIGSTOP, "KILL": syscall.SIGKILL}[args[0]]))
 }
 
 // flipByte damages a file: flip PATH OFFSET
