@@ -4,8 +4,7 @@ package index
 // Each unit is a whole number of units of the level below.
 const (
 	levels    = 6
-	minShift  = 9  // 512 B, the lowest level; only here may a record cover a part of its unit
-	maxShift  = 30 // 1 GiB, the highest
+	minShift  = 9 // 512 B, the lowest level; only here may a record cover a part of its unit
 	smallUnit = 1 << minShift
 )
 

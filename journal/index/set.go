@@ -26,7 +26,6 @@ type Set struct {
 	mu      struct {
 		sync.Mutex // changes of the version; not held over reads or writes of files
 		dropped    uint32
-		closed     bool
 		repairs    []error
 	}
 }
