@@ -7,10 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -32,18 +29,6 @@ type op struct {
 	off  int64
 	n    int64
 	data []byte // nil: zeroes
-}
-
-// ordered makes new names of journal segments durable in the order in which
-// they were made, as the file systems that journals live on do.
-type ordered struct{ *crashfs.FS }
-
-func (o ordered) OpenFile(name string, flag int, perm os.FileMode) (vfs.File, error) {
-	f, err := o.FS.OpenFile(name, flag, perm)
-	if err == nil && flag&os.O_CREATE != 0 && strings.HasSuffix(name, ".rhj") {
-		err = o.FS.SyncDir(filepath.Dir(name))
-	}
-	return f, err
 }
 
 // world drives a Store and a model of it.
@@ -83,7 +68,7 @@ func (w *world) config() Config {
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 3)), fs: crashfs.New(), clock: time.Unix(1e9, 0), initial: map[journal.VolumeID][]byte{}}
 	must(t, w.fs.MkdirAll("/", 0o700))
-	s, err := Create(ordered{w.fs}, groupDir, Manifest{ID: journal.GroupID{7}, Name: "g"}, w.config())
+	s, err := Create(w.fs, groupDir, Manifest{ID: journal.GroupID{7}, Name: "g"}, w.config())
 	must(t, err)
 	w.s = s
 	t.Cleanup(func() { w.s.Close() })
@@ -269,7 +254,7 @@ func (w *world) reopen(fs *crashfs.FS) {
 	w.views = nil
 	must(w.t, w.s.Close())
 	w.fs = fs
-	s, err := Open(ordered{fs}, groupDir, w.config())
+	s, err := Open(fs, groupDir, w.config())
 	must(w.t, err)
 	w.s = s
 }

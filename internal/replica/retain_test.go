@@ -79,7 +79,7 @@ func TestRetainFailsAnywhere(t *testing.T) {
 		must(t, w.s.Close())
 		var armed atomic.Bool
 		decide, fired := errorfs.Nth(n, errorfs.Changes, boom)
-		fs := errorfs.New(ordered{w.fs}, func(c errorfs.Call) error {
+		fs := errorfs.New(w.fs, func(c errorfs.Call) error {
 			if !armed.Load() {
 				return nil
 			}
