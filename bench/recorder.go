@@ -71,6 +71,8 @@ func runRole(role string, args []string) error {
 			return err
 		}
 		return fill(ctx, args[0], writes)
+	case role == "roll" && len(args) == 1:
+		return rollBase(ctx, args[0])
 	case role == "view" && len(args) == 1:
 		return serveView(ctx, args[0])
 	}

@@ -43,7 +43,8 @@ func ampRow(ctx context.Context, b *bench) error {
 	}
 	b.add(result{Name: "amp", What: whatOf("amp"), Unit: "bytes", Ours: []float64{float64(after-before) / float64(m.total)},
 		Target: 1.3, Note: fmt.Sprintf("%d random writes of 4 KiB at depth 32; journal, indexes and their merges, as the kernel counted", m.total/4096)})
-	return nil
+	t.end()
+	return b.measureRoll(ctx, dir)
 }
 
 // quietBytes waits until a process has written nothing for three seconds.
