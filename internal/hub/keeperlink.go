@@ -50,7 +50,16 @@ func (k *keeperLink) get(ctx context.Context) (*keeper.Client, error) {
 		return nil, context.Canceled
 	}
 	k.mu.client = c
+	go k.watch(c)
 	return c, nil
+}
+
+// watch frees the VMs of a keeper that hangs, for as long as the connection lives.
+func (k *keeperLink) watch(c *keeper.Client) {
+	if err := keeper.Watch(context.Background(), c, keeper.WatchConfig{}); err != nil {
+		k.cfg.Logger.Error("the tap keeper hung, its taps were cut off", "err", err)
+		_ = c.Close() // a new connection finds out what is left of it
+	}
 }
 
 // living is the present connection; one that has ended is put away.

@@ -131,9 +131,7 @@ func (g *realGroup) Pin(at journal.Seq) (func(), error) { return g.store.Pin(at)
 func (g *realGroup) Run(ctx context.Context) error { return g.life.Load().Run(ctx) }
 
 // Started implements Life.
-func (g *realGroup) Started(ctx context.Context) error {
-	return g.life.Load().Wait(ctx, protect.StateSyncing, protect.StateProtected)
-}
+func (g *realGroup) Started(ctx context.Context) error { return g.life.Load().Started(ctx) }
 
 // Pause implements Life.
 func (g *realGroup) Pause(ctx context.Context) error { return g.life.Load().Pause(ctx) }

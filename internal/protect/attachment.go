@@ -21,6 +21,8 @@ type attachment struct {
 	epoch    journal.Epoch
 	kick     chan struct{} // a hint, of capacity 1: fence now
 
+	usersChecked time.Time // by the fencer, when last nobody wrote around a tap
+
 	sync struct {
 		gosync.Mutex
 		running string // what is copied now, for the status; "" when nothing
@@ -225,6 +227,7 @@ func (a *attachment) watch(ctx context.Context, m *machine) error {
 			if err := a.checkBypass(ctx, m); err != nil {
 				return err
 			}
+		default:
 		}
 		select {
 		case a.kick <- struct{}{}:

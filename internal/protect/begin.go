@@ -188,6 +188,11 @@ func (a *attachment) attachDisks(ctx context.Context, m *machine, disks []disk, 
 	if len(disks) == 0 {
 		return nil
 	}
+	for _, d := range disks {
+		if d.now.Refusal != nil {
+			return fmt.Errorf("volume %s: %w", d.Name(), d.now.Refusal)
+		}
+	}
 	k := a.link.keeper
 	if err := k.Ping(ctx); err != nil {
 		return fmt.Errorf("probe the tap keeper: %w", err)

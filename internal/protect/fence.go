@@ -108,7 +108,8 @@ func broken(err error) bool {
 	var void *VoidError
 	var lost *TapLostError
 	var not *vm.NotWholeError
-	return errors.Is(err, errEpochOver) || errors.As(err, &void) || errors.As(err, &lost) || errors.As(err, &not) || errors.Is(err, vm.ErrGone)
+	var bypass *vm.BypassError
+	return errors.Is(err, errEpochOver) || errors.As(err, &void) || errors.As(err, &lost) || errors.As(err, &not) || errors.As(err, &bypass) || errors.Is(err, vm.ErrGone)
 }
 
 // fence proves that nothing was missed up to the seq assigned last when it
@@ -122,6 +123,9 @@ func (a *attachment) fence(ctx context.Context) error {
 		return &VoidError{Reason: before.Reason, Cut: before.Cut}
 	}
 	if err := a.checkTaps(ctx, before); err != nil {
+		return err
+	}
+	if err := a.checkUsers(ctx); err != nil {
 		return err
 	}
 	if err := a.drained(ctx, f.Seq); err != nil {
@@ -172,6 +176,24 @@ func (a *attachment) checkSlots(s tap.State) error {
 			return &TapLostError{Volume: v.Name(), Detail: "its connection is " + state.String()}
 		}
 	}
+	return nil
+}
+
+// bypassEvery is how often VMs under load are asked who writes to the volumes.
+const bypassEvery = time.Second
+
+// checkUsers is a *vm.BypassError when somebody writes to a volume around its
+// tap. QEMU tells nobody when that begins.
+func (a *attachment) checkUsers(ctx context.Context) error {
+	if time.Since(a.usersChecked) < bypassEvery {
+		return nil
+	}
+	for _, m := range a.machines {
+		if err := a.checkBypass(ctx, m); err != nil {
+			return err
+		}
+	}
+	a.usersChecked = time.Now()
 	return nil
 }
 

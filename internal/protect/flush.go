@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -44,6 +45,9 @@ func (g *Group) flush() error {
 		if err = g.log.Recover(); err == nil {
 			_, err = g.log.Sync()
 		}
+	}
+	if errors.Is(err, journal.ErrCorrupt) {
+		err = vm.WithHint(err, "restart the hub: it cuts off what the disk has lost and syncs it from the VM")
 	}
 	return err
 }

@@ -37,10 +37,44 @@ func (g *Group) Pause(ctx context.Context) error {
 	return g.status.wait(ctx, func(s *State) bool { return *s == StatePaused })
 }
 
-// Resume attaches again and syncs what changed. It returns when the taps are in place.
+// Resume attaches again and syncs what changed. It returns when the taps are in
+// place. A *NotYetError says why they are not; the group goes on trying.
 func (g *Group) Resume(ctx context.Context) error {
+	g.status.set(StateDegraded, resuming, "")
 	g.goals.set(GoalProtect)
-	return g.status.wait(ctx, func(s *State) bool { return *s == StateSyncing || *s == StateProtected })
+	return g.Started(ctx)
+}
+
+const resuming = "the taps are being attached"
+
+// NotYetError: a first try to protect did not work; it is tried again and again.
+type NotYetError struct{ Reason, hint string }
+
+func (e *NotYetError) Error() string { return "not protected yet: " + e.Reason }
+
+// Hint says what to do.
+func (e *NotYetError) Hint() string {
+	if e.hint != "" {
+		return e.hint
+	}
+	return "it is tried again until it works; rephub status shows how it is"
+}
+
+// Started returns when the taps are in place, or a *NotYetError when a try to
+// attach them has failed.
+func (g *Group) Started(ctx context.Context) error {
+	var failed *NotYetError
+	err := g.status.watch(ctx, func(s *status) bool {
+		if s.state == StateDegraded && s.reason != resuming && s.reason != starting {
+			failed = &NotYetError{Reason: s.reason, hint: s.hint}
+			return true
+		}
+		return s.state == StateSyncing || s.state == StateProtected
+	})
+	if err == nil && failed != nil {
+		return failed
+	}
+	return err
 }
 
 // Stop takes taps and bitmaps away for good; the history stays. It returns when that is done.

@@ -193,9 +193,11 @@ func New(deps Deps, spec Spec, cfg Config) (*Group, error) {
 	if g.memo, err = loadMemo(deps.FS, deps.Replica.Dir(), spec.Volumes); err != nil {
 		return nil, fmt.Errorf("group %s: %w", spec.Name, err)
 	}
-	g.status.set(StateDegraded, "the hub has just started", "")
+	g.status.set(StateDegraded, starting, "")
 	return g, nil
 }
+
+const starting = "the hub has just started"
 
 // Tag is the mark of a group in the names that it gives inside a VM.
 func Tag(id journal.GroupID) vm.GroupTag { return vm.GroupTag(id.String()[:8]) }

@@ -111,12 +111,17 @@ func (s *status) setRing(ring func() tap.State) {
 
 // wait returns when the state is as asked, or ctx ends.
 func (s *status) wait(ctx context.Context, ok func(*State) bool) error {
+	return s.watch(ctx, func(s *status) bool { return ok(&s.state) })
+}
+
+// watch returns when ok does; ok is called with the lock held, at first and after every change.
+func (s *status) watch(ctx context.Context, ok func(*status) bool) error {
 	for {
 		s.mu.Lock()
 		if s.changed == nil {
 			s.changed = make(chan struct{})
 		}
-		done, changed := ok(&s.state), s.changed
+		done, changed := ok(s), s.changed
 		s.mu.Unlock()
 		if done {
 			return nil
