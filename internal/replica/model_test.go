@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,8 +44,8 @@ type world struct {
 	epoch   journal.Epoch
 	highest journal.Seq // ever assigned, whatever a crash has lost
 	views   []heldView
-	hold    bool        // keep some views open
-	crashed *crashfs.FS // set by a crash in the middle of something
+	hold    bool                       // keep some views open
+	crashed atomic.Pointer[crashfs.FS] // set by a crash in the middle of something
 }
 
 // heldView is a view that stays open while the world goes on.
@@ -217,18 +218,20 @@ func (w *world) crash() {
 	}
 	promised := w.s.Log().Durable()
 	if w.r.IntN(2) == 0 {
-		n := w.r.IntN(12)
-		w.fs.OnSync(func(string) error {
-			if n--; n == -1 {
-				w.crashed = w.fs.Crash(w.r.Uint64())
+		var n atomic.Int64 // the journal syncs in the background, too
+		n.Store(w.r.Int64N(12))
+		fs, seed := w.fs, w.r.Uint64()
+		fs.OnSync(func(string) error {
+			if n.Add(-1) == -1 {
+				w.crashed.Store(fs.Crash(seed))
 			}
 			return nil
 		}, false)
 		w.settleAndRetain()
 		w.fs.OnSync(nil, false)
 	}
-	left := w.crashed
-	if w.crashed = nil; left == nil {
+	left := w.crashed.Swap(nil)
+	if left == nil {
 		promised = w.s.Log().Durable()
 		left = w.fs.Crash(w.r.Uint64())
 	}
