@@ -229,10 +229,7 @@ func (a *attachment) watch(ctx context.Context, m *machine) error {
 			}
 		default:
 		}
-		select {
-		case a.kick <- struct{}{}:
-		default:
-		}
+		hint(a.kick)
 	}
 }
 
@@ -276,7 +273,7 @@ func (a *attachment) lastFence(ctx context.Context) {
 	defer cancel()
 	a.epoch = a.g.log.Timeline().Epoch
 	st := a.link.ring.State()
-	if !st.Void {
+	if !st.Void || st.Epoch == 0 {
 		return
 	}
 	f := journal.Fence{Seq: st.Cut, Wall: a.g.deps.Now().UnixNano(), Mono: monotonic(), Boot: bootID()}

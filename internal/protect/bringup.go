@@ -68,10 +68,7 @@ func (a *attachment) finish(ctx context.Context) error {
 		if tl := a.g.log.DurableTimeline(); tl.Open && tl.Epoch == a.epoch {
 			break
 		}
-		select {
-		case a.kick <- struct{}{}:
-		default:
-		}
+		hint(a.kick)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

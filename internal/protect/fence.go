@@ -88,18 +88,35 @@ func (a *attachment) fencer(ctx context.Context) error {
 		case time.Since(silent) > a.g.cfg.MonitorTimeout:
 			a.g.status.fail(fmt.Errorf("no proof that all writes are recorded: %w", err))
 		}
-		pause := a.g.cfg.FenceIdle
-		if a.link.ring.State().Last > a.g.fences.seq() {
-			pause = a.g.cfg.FenceBusy
-		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-a.link.changed:
-		case <-a.kick:
-		case <-ctx.Done():
-		}
-		t.Stop()
+		a.rest(ctx)
+	}
+}
+
+// rest waits between two fences: a little under load, until the next write, or
+// longer, when there is none.
+func (a *attachment) rest(ctx context.Context) {
+	busy := time.NewTimer(a.g.cfg.FenceBusy)
+	defer busy.Stop()
+	select {
+	case <-busy.C:
+	case <-a.link.changed:
+		return
+	case <-a.kick:
+		return
+	case <-ctx.Done():
+		return
+	}
+	idle := time.NewTimer(a.g.cfg.FenceIdle - a.g.cfg.FenceBusy)
+	defer idle.Stop()
+	if a.link.ring.State().Last > a.g.fences.seq() {
+		return
+	}
+	select {
+	case <-idle.C:
+	case <-a.g.stream.arrived:
+	case <-a.link.changed:
+	case <-a.kick:
+	case <-ctx.Done():
 	}
 }
 

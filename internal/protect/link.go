@@ -42,17 +42,10 @@ func (g *Group) openLink(ctx context.Context, k *keeper.Client) (*link, error) {
 	g.status.setRing(ring.State)
 	go func() {
 		defer close(l.drained)
-		l.err = ring.Drain(run, tap.DrainConfig{Changed: l.hint}, func(r tap.Run) error { return l.sink(run, r) })
+		l.err = ring.Drain(run, tap.DrainConfig{Changed: func() { hint(l.changed) }}, func(r tap.Run) error { return l.sink(run, r) })
 		g.stream.end(fmt.Errorf("the ring is not drained any more: %w", l.err))
 	}()
 	return l, nil
-}
-
-func (l *link) hint() {
-	select {
-	case l.changed <- struct{}{}:
-	default:
-	}
 }
 
 // close ends the drainer; with finish it first lets it take what a dead keeper left in the ring.
@@ -134,7 +127,7 @@ func (l *link) sink(ctx context.Context, run tap.Run) error {
 		}
 		if l.stalled.Swap(&stall{err}) == nil {
 			l.g.logger.Warn("the journal does not take writes", "seq", first, "err", err)
-			l.hint()
+			hint(l.changed)
 		}
 		select {
 		case <-time.After(l.g.cfg.Retry / 4):

@@ -24,7 +24,8 @@ type stream struct {
 	tickets map[sync.Ticket]*ticket // guarded by order
 	next    sync.Ticket
 
-	dirty chan struct{} // a hint, of capacity 1: there is something to make durable
+	dirty   chan struct{} // a hint, of capacity 1: there is something to make durable
+	arrived chan struct{} // a hint, of capacity 1: taps have written
 
 	progress struct {
 		gosync.Mutex
@@ -41,7 +42,7 @@ type ticket struct {
 }
 
 func newStream(log *journal.Log) *stream {
-	return &stream{log: log, tickets: map[sync.Ticket]*ticket{}, dirty: make(chan struct{}, 1)}
+	return &stream{log: log, tickets: map[sync.Ticket]*ticket{}, dirty: make(chan struct{}, 1), arrived: make(chan struct{}, 1)}
 }
 
 // appendWrites appends a batch of tap writes. The caller's regions as for journal.Append.
@@ -57,6 +58,7 @@ func (s *stream) appendWrites(b journal.Batch) error {
 		return err
 	}
 	s.wake()
+	hint(s.arrived)
 	return nil
 }
 
@@ -94,9 +96,12 @@ func (s *stream) wake() {
 }
 
 // touch tells the flusher that there is something to do.
-func (s *stream) touch() {
+func (s *stream) touch() { hint(s.dirty) }
+
+// hint sends to a channel of capacity 1 unless it is full.
+func hint(c chan struct{}) {
 	select {
-	case s.dirty <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/rephub/rephub/internal/vm"
@@ -65,6 +66,9 @@ func Open(ctx context.Context, addr string, cfg Config) (*VM, error) {
 		return nil, err
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) {
+		return nil, fmt.Errorf("%w: connect to %s: %w", vm.ErrGone, addr, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to the monitor: %w", err)
 	}
