@@ -53,12 +53,16 @@ func (a *app) interrupted(ctx context.Context, c *api.Client, t api.Task, fate o
 	return fmt.Errorf("interrupted: task %s was cancelled: %w", t.ID, context.Canceled)
 }
 
+// waitInterval is how often it is asked whether a group is protected: often
+// enough that nobody waits for the question.
+const waitInterval = 100 * time.Millisecond
+
 // waitProtected shows a group's sync until it is protected. A degraded group
 // may still get there; a stopped or paused one does not.
 func (a *app) waitProtected(ctx context.Context, c *api.Client, group string) error {
 	bar := a.newBar()
 	defer bar.end()
-	tick := time.NewTicker(statusInterval)
+	tick := time.NewTicker(waitInterval)
 	defer tick.Stop()
 	for {
 		st, err := c.Status(ctx, group)

@@ -84,6 +84,7 @@ func (a *attachment) finish(ctx context.Context) error {
 			}
 		}
 	}
+	hint(a.kick) // the fencer says protected; its idle pause is not waited for
 	if err := a.removeBitmaps(ctx, named(frozen)); err != nil {
 		a.tryAgain("remove the bitmaps of the sync", err)
 	}
