@@ -143,8 +143,12 @@ func (a *attachment) clean(ctx context.Context, m *machine) ([]disk, error) {
 // write that only a bitmap knows of.
 func (a *attachment) notes(m *machine) error {
 	instance := m.vm.Identity().Instance
+	tl := a.g.log.Timeline()
 	for _, d := range m.disks {
 		noted := a.g.memo.volume(d.ID)
+		if noted.Need == needFull && hasPoint(&tl, d.ID) {
+			noted.Need = needCompare
+		}
 		next := memoVolume{Need: noted.Need, Instance: instance, Node: d.now.Node}
 		if !m.remembers(d, noted) {
 			next.Need = max(noted.Need, needCompare)
@@ -160,6 +164,18 @@ func (a *attachment) notes(m *machine) error {
 		}
 	}
 	return nil
+}
+
+// hasPoint tells whether a recovery point has the volume. Then its base image is
+// complete and part of that point, and no sync may write into it any more: a hub
+// that was killed, or a group that was cut, between the first point and the memo
+// of it would otherwise copy over history.
+func hasPoint(tl *journal.Timeline, id journal.VolumeID) bool {
+	v, ok := tl.Volume(id)
+	return ok && slices.ContainsFunc(tl.Ranges, func(r journal.SeqRange) bool {
+		_, has := v.At(r.To)
+		return has
+	})
 }
 
 // resize follows volumes that have another size than at the last attach. What
