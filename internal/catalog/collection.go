@@ -2,52 +2,24 @@ package catalog
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"hash/crc32"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/rephub/rephub/internal/vfs/sealed"
 )
 
-// recordVersion is that of every record's encoding.
-const recordVersion = 1
-
-// envelope is what is stored of a record: law 7 holds here too.
-type envelope struct {
-	Version int             `json:"rephub_record"`
-	CRC     uint32          `json:"crc32c"` // of Record's bytes
-	Record  json.RawMessage `json:"record"`
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// recordKind is what stands around every record: law 7 holds here too.
+var recordKind = sealed.Kind{Magic: "rephub-catalog", Version: 1}
 
 func encode(v any) (string, error) {
-	p, err := json.Marshal(v)
-	if err != nil {
-		return "", fmt.Errorf("encode catalog record: %w", err)
-	}
-	p, err = json.Marshal(envelope{Version: recordVersion, CRC: crc32.Checksum(p, castagnoli), Record: p})
-	if err != nil {
-		return "", fmt.Errorf("encode catalog record: %w", err)
-	}
-	return string(p), nil
+	p, err := recordKind.Encode(v)
+	return string(p), err
 }
 
 func decode[T any](p []byte) (v T, err error) {
-	var e envelope
-	if err := json.Unmarshal(p, &e); err != nil {
-		return v, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	if e.Version != recordVersion {
-		return v, fmt.Errorf("%w: %d", ErrVersion, e.Version)
-	}
-	if crc32.Checksum(e.Record, castagnoli) != e.CRC {
-		return v, fmt.Errorf("%w: checksum differs", ErrCorrupt)
-	}
-	if err := json.Unmarshal(e.Record, &v); err != nil {
-		return v, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	return v, nil
+	err = recordKind.Decode(p, &v)
+	return v, err
 }
 
 // collection is the records of one type under one folder of keys.

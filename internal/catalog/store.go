@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
+	"github.com/rephub/rephub/internal/vfs/sealed"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -26,9 +27,9 @@ var (
 	// ErrExists: there is a record of this name already.
 	ErrExists = errors.New("already in the catalog")
 	// ErrCorrupt: a record is not what was written.
-	ErrCorrupt = errors.New("catalog record is damaged")
+	ErrCorrupt = sealed.ErrCorrupt
 	// ErrVersion: a record is of a version this program does not know.
-	ErrVersion = errors.New("catalog record version is not supported")
+	ErrVersion = sealed.ErrVersion
 )
 
 // root begins every key. The records under it carry their own version.

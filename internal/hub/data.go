@@ -1,10 +1,8 @@
 package hub
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/internal/vfs/sealed"
 )
 
 // dataDir is a data directory that is ours alone.
@@ -30,21 +29,12 @@ type dataDir struct {
 	lock *os.File
 }
 
-const (
-	identityMagic   = "rephub-data"
-	identityVersion = 1
-	maxSmallFile    = 1 << 20 // bytes
-)
+var identityKind = sealed.Kind{Magic: "rephub-data", Version: 1}
 
 // identity is the content of hub.json.
 type identity struct {
-	Magic   string `json:"magic"`
-	Version int    `json:"version"`
-	ID      string `json:"id"`
-	CRC     uint32 `json:"crc32c"` // of ID
+	ID string `json:"id"`
 }
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // openData makes or opens a data directory and locks it.
 func openData(path string) (d *dataDir, err error) {
@@ -117,32 +107,20 @@ func whoLocks(f *os.File) string {
 // identify reads hub.json, or makes it in an empty directory.
 func (d *dataDir) identify() (string, error) {
 	name := d.join("hub.json")
-	raw, err := vfs.ReadFile(vfs.OS(), name, maxSmallFile)
-	if errors.Is(err, os.ErrNotExist) {
-		id := identity{Magic: identityMagic, Version: identityVersion, ID: uuid.NewString()}
-		id.CRC = crc32.Checksum([]byte(id.ID), castagnoli)
-		if raw, err = json.Marshal(id); err == nil {
-			err = vfs.WriteFileAtomic(vfs.OS(), name, append(raw, '\n'), 0o600)
-		}
-		if err != nil {
+	var id identity
+	err := identityKind.Read(vfs.OS(), name, &id)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		id.ID = uuid.NewString()
+		if err := identityKind.Write(vfs.OS(), name, id); err != nil {
 			return "", fmt.Errorf("write %s: %w", name, err)
 		}
-		return id.ID, nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", name, err)
-	}
-	var id identity
-	switch err := json.Unmarshal(raw, &id); {
+	case errors.Is(err, sealed.ErrVersion):
+		return "", api.Errorf(api.CodeConflict, "data directory %s: %v", d.path, err).WithHint("use the rephub that wrote it, or a newer one")
 	case err != nil:
-		return "", fmt.Errorf("read %s: %w", name, err)
-	case id.Magic != identityMagic:
-		return "", fmt.Errorf("read %s: not a file of rephub: magic %q", name, id.Magic)
-	case id.Version != identityVersion:
-		return "", api.Errorf(api.CodeConflict, "data directory %s is of version %d, this rephub knows %d", d.path, id.Version, identityVersion).
-			WithHint("use the rephub that wrote it, or a newer one")
-	case crc32.Checksum([]byte(id.ID), castagnoli) != id.CRC || id.ID == "":
-		return "", fmt.Errorf("read %s: damaged: the checksum of the identity is wrong", name)
+		return "", err
+	case id.ID == "":
+		return "", fmt.Errorf("read %s: %w: no identity", name, sealed.ErrCorrupt)
 	}
 	return id.ID, nil
 }

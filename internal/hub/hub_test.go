@@ -58,7 +58,7 @@ func TestDataDirectoryIsOurs(t *testing.T) {
 	}
 	for what, bad := range map[string]string{
 		"newer":   strings.Replace(string(good), `"version":1`, `"version":2`, 1),
-		"foreign": strings.Replace(string(good), identityMagic, "other", 1),
+		"foreign": strings.Replace(string(good), identityKind.Magic, "other", 1),
 		"damaged": strings.Replace(string(good), again.id[:4], "zzzz", 1),
 		"torn":    string(good[:10]),
 	} {
@@ -220,12 +220,13 @@ func FuzzRecord(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, s := range []string{string(good), "", "{}", `{"magic":"rephub-group","version":1,"group":null}`, string(good[:30])} {
+	for _, s := range []string{string(good), "", "{}", `{"magic":"rephub-group","version":1,"body":null}`, string(good[:30])} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {
-		r, err := decodeRecord("x", p)
-		if err == nil && !strings.Contains(string(p), recordMagic) {
+		var r groupRecord
+		err := recordKind.Decode(p, &r)
+		if err == nil && !strings.Contains(string(p), recordKind.Magic) {
 			t.Errorf("accepted %q as %+v", p, r)
 		}
 	})

@@ -1,16 +1,14 @@
 package protect
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"io"
 	"os"
 	"path/filepath"
 	gosync "sync"
 
 	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/internal/vfs/sealed"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -40,18 +38,9 @@ type memo struct {
 	d  memoData
 }
 
-const (
-	memoMagic   = "rephub-protect"
-	memoVersion = 1
-	memoFile    = "protect.json"
-)
+const memoFile = "protect.json"
 
-type memoFileForm struct {
-	Magic   string          `json:"magic"`
-	Version int             `json:"version"`
-	CRC     uint32          `json:"crc32c"` // of Data's bytes
-	Data    json.RawMessage `json:"data"`
-}
+var memoKind = sealed.Kind{Magic: "rephub-protect", Version: 1}
 
 type memoData struct {
 	Generation uint64                          `json:"generation"` // newest bitmap generation ever named
@@ -64,22 +53,13 @@ type memoVolume struct {
 	Node     string `json:"node,omitempty"`
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // loadMemo reads the memo of a group's folder. Without one, or with volumes it
 // does not know, everything is to be copied.
 func loadMemo(fs vfs.FS, dir string, volumes []Volume) (*memo, error) {
 	m := &memo{fs: fs, path: filepath.Join(dir, memoFile)}
 	m.d.Volumes = map[journal.VolumeID]memoVolume{}
-	raw, err := readAll(fs, m.path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("read %s: %w", m.path, err)
-	default:
-		if err := m.decode(raw); err != nil {
-			return nil, err
-		}
+	if err := m.read(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
 	}
 	for _, v := range volumes {
 		if _, ok := m.d.Volumes[v.ID]; !ok {
@@ -89,44 +69,20 @@ func loadMemo(fs vfs.FS, dir string, volumes []Volume) (*memo, error) {
 	return m, nil
 }
 
-func (m *memo) decode(raw []byte) error {
-	var f memoFileForm
-	if err := json.Unmarshal(raw, &f); err != nil {
-		return fmt.Errorf("read %s: %w", m.path, err)
+func (m *memo) read() error {
+	d := memoData{Volumes: map[journal.VolumeID]memoVolume{}}
+	if err := memoKind.Read(m.fs, m.path, &d); err != nil {
+		return err
 	}
-	switch {
-	case f.Magic != memoMagic:
-		return fmt.Errorf("read %s: not a file of rephub: magic %q", m.path, f.Magic)
-	case f.Version != memoVersion:
-		return fmt.Errorf("read %s: version %d is not supported, this rephub knows %d", m.path, f.Version, memoVersion)
-	case crc32.Checksum(f.Data, castagnoli) != f.CRC:
-		return fmt.Errorf("read %s: damaged: checksum of its data is wrong", m.path)
-	}
-	if err := json.Unmarshal(f.Data, &m.d); err != nil {
-		return fmt.Errorf("read %s: %w", m.path, err)
-	}
-	for id, v := range m.d.Volumes {
+	for id, v := range d.Volumes {
 		if v.Need < needBitmap || v.Need > needFull {
-			return fmt.Errorf("read %s: volume %d needs %d", m.path, id, v.Need)
+			return fmt.Errorf("read %s: %w: volume %d needs %d", m.path, sealed.ErrCorrupt, id, v.Need)
 		}
 	}
-	if m.d.Volumes == nil {
-		m.d.Volumes = map[journal.VolumeID]memoVolume{}
+	if d.Volumes != nil {
+		m.d = d
 	}
 	return nil
-}
-
-func readAll(fs vfs.FS, path string) ([]byte, error) {
-	f, err := fs.OpenFile(path, os.O_RDONLY, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	size, err := f.Size()
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(io.NewSectionReader(f, 0, size))
 }
 
 // volume is what is noted of a volume.
@@ -145,15 +101,7 @@ func (m *memo) change(edit func(*memoData)) error {
 	}
 	m.mu.Unlock()
 	edit(&next)
-	data, err := json.Marshal(next)
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", m.path, err)
-	}
-	raw, err := json.Marshal(memoFileForm{Magic: memoMagic, Version: memoVersion, CRC: crc32.Checksum(data, castagnoli), Data: data})
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", m.path, err)
-	}
-	if err := vfs.WriteFileAtomic(m.fs, m.path, raw, 0o600); err != nil {
+	if err := memoKind.Write(m.fs, m.path, next); err != nil {
 		return err
 	}
 	m.mu.Lock()

@@ -1,70 +1,18 @@
 package recovery
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"hash/crc32"
 	"strings"
 
 	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/internal/vfs/sealed"
 )
 
 // mountFile is the name of a mount's record in its folder: a mount exists while
 // this file does.
 const mountFile = "mount.json"
 
-const (
-	recordMagic   = "rephub-mount"
-	recordVersion = 1
-	recordLimit   = 4 << 20 // bytes
-)
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// envelope is the file around a Record. CRC is CRC32C over the record's compact JSON.
-type envelope struct {
-	Magic   string          `json:"magic"`
-	Version int             `json:"version"`
-	CRC     string          `json:"crc32c"` // 8 hex digits
-	Record  json.RawMessage `json:"record"`
-}
-
-// encodeRecord makes the content of mount.json.
-func encodeRecord(r Record) ([]byte, error) {
-	body, err := json.Marshal(r)
-	if err != nil {
-		return nil, fmt.Errorf("encode mount record: %w", err)
-	}
-	data, err := json.MarshalIndent(envelope{recordMagic, recordVersion, checksum(body), body}, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("encode mount record: %w", err)
-	}
-	return append(data, '\n'), nil
-}
-
-// decodeRecord reads the content of mount.json; name stands in errors.
-func decodeRecord(name string, data []byte) (Record, error) {
-	var e envelope
-	if err := json.Unmarshal(data, &e); err != nil {
-		return Record{}, fmt.Errorf("read %s: %w: %v", name, ErrCorrupt, err)
-	}
-	if e.Magic != recordMagic {
-		return Record{}, fmt.Errorf("read %s: %w: not a mount record", name, ErrCorrupt)
-	}
-	if e.Version != recordVersion {
-		return Record{}, fmt.Errorf("read %s: %w: %d", name, ErrVersion, e.Version)
-	}
-	var body bytes.Buffer
-	if err := json.Compact(&body, e.Record); err != nil || checksum(body.Bytes()) != e.CRC {
-		return Record{}, fmt.Errorf("read %s: %w: checksum does not match", name, ErrCorrupt)
-	}
-	var r Record
-	if err := json.Unmarshal(e.Record, &r); err != nil {
-		return Record{}, fmt.Errorf("read %s: %w: %v", name, ErrCorrupt, err)
-	}
-	return r, r.validate(name)
-}
+var recordKind = sealed.Kind{Magic: "rephub-mount", Version: 1}
 
 // validate keeps what a folder's name and an export's name are made of harmless.
 func (r *Record) validate(name string) error {
@@ -79,23 +27,24 @@ func (r *Record) validate(name string) error {
 	return nil
 }
 
-func checksum(p []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(p, castagnoli)) }
+// decodeRecord reads the content of mount.json; name stands in errors.
+func decodeRecord(name string, data []byte) (r Record, err error) {
+	if err := recordKind.Decode(data, &r); err != nil {
+		return Record{}, fmt.Errorf("read %s: %w", name, err)
+	}
+	return r, r.validate(name)
+}
 
 // loadRecord reads the record in a mount's folder.
-func loadRecord(fs vfs.FS, dir string) (Record, error) {
+func loadRecord(fs vfs.FS, dir string) (r Record, err error) {
 	name := dir + "/" + mountFile
-	data, err := vfs.ReadFile(fs, name, recordLimit)
-	if err != nil {
+	if err := recordKind.Read(fs, name, &r); err != nil {
 		return Record{}, err
 	}
-	return decodeRecord(name, data)
+	return r, r.validate(name)
 }
 
 // storeRecord makes the record durable in a mount's folder.
 func storeRecord(fs vfs.FS, dir string, r Record) error {
-	data, err := encodeRecord(r)
-	if err != nil {
-		return err
-	}
-	return vfs.WriteFileAtomic(fs, dir+"/"+mountFile, data, 0o600)
+	return recordKind.Write(fs, dir+"/"+mountFile, r)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rephub/rephub/block"
+	"github.com/rephub/rephub/internal/vfs/sealed"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -97,9 +98,9 @@ var (
 	// written since the last good one cannot be trusted. It sticks.
 	ErrScratchFailed = errors.New("scratch layer sync failed")
 	// ErrCorrupt: a file of a mount is not what was written.
-	ErrCorrupt = errors.New("mount file is damaged")
+	ErrCorrupt = sealed.ErrCorrupt
 	// ErrVersion: a file of a mount is of a version this program does not know.
-	ErrVersion = errors.New("mount file version is not supported")
+	ErrVersion = sealed.ErrVersion
 )
 
 // BusyError refuses to unmount what clients are connected to.

@@ -6,6 +6,8 @@ import (
 	"hash/crc32"
 )
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // A scratch layer is three sparse files per volume. Each begins with a header of
 // one page; numbers are little endian.
 //

@@ -1,14 +1,12 @@
 package replica
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"slices"
 
 	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/internal/vfs/sealed"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -36,55 +34,11 @@ type Volume struct {
 	Synced int64 `json:"synced,omitempty"`
 }
 
-const (
-	manifestMagic   = "RHMANIFEST"
-	manifestVersion = 1
-	manifestLimit   = 16 << 20 // bytes
-)
-
-// envelope is the file: the checksum is of the body's compact form.
-type envelope struct {
-	Magic   string          `json:"magic"`
-	Version int             `json:"version"`
-	CRC32C  uint32          `json:"crc32c"`
-	Body    json.RawMessage `json:"body"`
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-func encodeManifest(m *Manifest) ([]byte, error) {
-	body, err := json.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("encode manifest: %w", err)
-	}
-	env := envelope{Magic: manifestMagic, Version: manifestVersion, CRC32C: crc32.Checksum(body, castagnoli), Body: body}
-	p, err := json.MarshalIndent(env, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("encode manifest: %w", err)
-	}
-	return append(p, '\n'), nil
-}
+var manifestKind = sealed.Kind{Magic: "rephub-manifest", Version: 1}
 
 func decodeManifest(p []byte) (m Manifest, err error) {
-	var env envelope
-	if err := json.Unmarshal(p, &env); err != nil {
-		return m, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	if env.Magic != manifestMagic {
-		return m, fmt.Errorf("%w: this is no manifest", ErrCorrupt)
-	}
-	if env.Version != manifestVersion {
-		return m, fmt.Errorf("%w: %d", ErrVersion, env.Version)
-	}
-	var body bytes.Buffer
-	if err := json.Compact(&body, env.Body); err != nil {
-		return m, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	if crc := crc32.Checksum(body.Bytes(), castagnoli); crc != env.CRC32C {
-		return m, fmt.Errorf("%w: checksum is %d, %d stored", ErrCorrupt, crc, env.CRC32C)
-	}
-	if err := json.Unmarshal(env.Body, &m); err != nil {
-		return m, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	if err := manifestKind.Decode(p, &m); err != nil {
+		return m, err
 	}
 	return m, m.check()
 }
@@ -117,13 +71,11 @@ func (m *Manifest) volume(id journal.VolumeID) *Volume {
 	return &m.Volumes[i]
 }
 
-func readManifest(fs vfs.FS, name string) (Manifest, error) {
-	p, err := vfs.ReadFile(fs, name, manifestLimit)
-	if err != nil {
-		return Manifest{}, err
+func readManifest(fs vfs.FS, name string) (m Manifest, err error) {
+	if err := manifestKind.Read(fs, name, &m); err != nil {
+		return m, err
 	}
-	m, err := decodeManifest(p)
-	if err != nil {
+	if err := m.check(); err != nil {
 		return m, fmt.Errorf("read %s: %w", name, err)
 	}
 	return m, nil
@@ -132,9 +84,9 @@ func readManifest(fs vfs.FS, name string) (Manifest, error) {
 // Errors callers branch on.
 var (
 	// ErrCorrupt: the manifest is not what was written.
-	ErrCorrupt = errors.New("manifest is damaged")
+	ErrCorrupt = sealed.ErrCorrupt
 	// ErrVersion: the manifest is of a version this program does not know.
-	ErrVersion = errors.New("manifest version is not supported")
+	ErrVersion = sealed.ErrVersion
 	// ErrNoVolume: the group, or the point, does not have the volume.
 	ErrNoVolume = errors.New("no such volume")
 	// ErrNoPoint: the seq is no recovery point, or no longer one.

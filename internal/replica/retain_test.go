@@ -269,7 +269,7 @@ func TestHugeVolume(t *testing.T) {
 }
 
 func FuzzManifest(f *testing.F) {
-	p, err := encodeManifest(&Manifest{ID: journal.GroupID{1}, Name: "g", Base: 3, Oldest: 4, Volumes: []Volume{{ID: 1, Size: 4096}}})
+	p, err := manifestKind.Encode(&Manifest{ID: journal.GroupID{1}, Name: "g", Base: 3, Oldest: 4, Volumes: []Volume{{ID: 1, Size: 4096}}})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -285,7 +285,7 @@ func FuzzManifest(f *testing.F) {
 			}
 			return
 		}
-		q, err := encodeManifest(&m)
+		q, err := manifestKind.Encode(&m)
 		must(t, err)
 		n, err := decodeManifest(q)
 		must(t, err)

@@ -226,11 +226,7 @@ func (s *Store) change(edit func(*Manifest) error) error {
 	if err := m.check(); err != nil {
 		return err
 	}
-	p, err := encodeManifest(&m)
-	if err != nil {
-		return err
-	}
-	if err := vfs.WriteFileAtomic(s.fs, filepath.Join(s.dir, manifestName), p, 0o600); err != nil {
+	if err := manifestKind.Write(s.fs, filepath.Join(s.dir, manifestName), m); err != nil {
 		return fmt.Errorf("write manifest: %w", err)
 	}
 	s.mu.Lock()
