@@ -23,14 +23,16 @@ type Chains struct {
 	n       int
 	wg      sync.WaitGroup
 	cancel  context.CancelFunc
+	ending  atomic.Bool
 	errs    chan error
 	count   atomic.Uint64
+	floods  atomic.Uint64
 	slowest atomic.Int64 // ns
 }
 
 const (
-	chainSlot  = 4096 // bytes
-	chainSlots = 64   // of each chain on each disk
+	chainSlot  = 512 // bytes: several writes share each block that a sync looks at
+	chainSlots = 64  // of each chain on each disk
 )
 
 // ChainBytes is how much of each disk n chains use.
@@ -38,6 +40,13 @@ func ChainBytes(n int) int64 { return int64(n) * chainSlots * chainSlot }
 
 // StartChains starts n chains over disks, which are NBD URIs.
 func StartChains(n int, disks ...string) (*Chains, error) {
+	return ContinueChains(make([]uint64, n), disks...)
+}
+
+// ContinueChains goes on with one chain per number, each the newest of its
+// chain on the first disk as VerifyChains gives it.
+func ContinueChains(from []uint64, disks ...string) (*Chains, error) {
+	n := len(from)
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Chains{n: n, cancel: cancel, errs: make(chan error, n)}
 	for _, uri := range disks {
@@ -50,7 +59,7 @@ func StartChains(n int, disks ...string) (*Chains, error) {
 	}
 	for i := range n {
 		c.wg.Go(func() {
-			if err := c.run(ctx, i); err != nil && ctx.Err() == nil {
+			if err := c.run(ctx, i, max(from[i], 1)); err != nil && ctx.Err() == nil {
 				c.errs <- fmt.Errorf("chain %d: %w", i, err)
 			}
 		})
@@ -58,10 +67,13 @@ func StartChains(n int, disks ...string) (*Chains, error) {
 	return c, nil
 }
 
-func (c *Chains) run(ctx context.Context, chain int) error {
+func (c *Chains) run(ctx context.Context, chain int, first uint64) error {
 	buf := make([]byte, chainSlot)
-	for n := uint64(1); ; n++ {
+	for n := first; ; n++ {
 		for disk, d := range c.disks {
+			if c.ending.Load() {
+				return nil
+			}
 			encodeChain(buf, chain, disk, n)
 			began := time.Now()
 			if err := d.WriteAt(ctx, buf, chainOffset(chain, n), 0); err != nil {
@@ -85,8 +97,36 @@ func (c *Chains) note(took time.Duration) {
 // Writes is how many writes were answered so far.
 func (c *Chains) Writes() uint64 { return c.count.Load() }
 
-// Slowest is the longest that a write took.
-func (c *Chains) Slowest() time.Duration { return time.Duration(c.slowest.Load()) }
+// TakeSlowest is the longest that a write took since it was last asked for.
+func (c *Chains) TakeSlowest() time.Duration { return time.Duration(c.slowest.Swap(0)) }
+
+// Flood writes total bytes to one disk, as fast as it takes them, in MiBs at
+// off and behind it; the slowest counts as that of any other write.
+func (c *Chains) Flood(disk int, off, total int64) error {
+	const at, region = 4, 4 << 20 // writes in flight; bytes
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var wg sync.WaitGroup
+	errs := make([]error, at)
+	var next atomic.Int64
+	for i := range at {
+		wg.Go(func() {
+			buf := make([]byte, 1<<20)
+			for errs[i] == nil {
+				n := next.Add(1 << 20)
+				if n > total {
+					return
+				}
+				binary.LittleEndian.PutUint64(buf, c.floods.Add(1))
+				began := time.Now()
+				errs[i] = c.disks[disk].WriteAt(ctx, buf, off+n%region, 0)
+				c.note(time.Since(began))
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
 
 // Err is the first error that a chain met, nil while all write.
 func (c *Chains) Err() error {
@@ -99,11 +139,14 @@ func (c *Chains) Err() error {
 	}
 }
 
-// Stop ends the chains and returns the errors that they met. It may be called
-// twice.
+// Stop ends the chains, each after the write that it waits for, and returns the
+// errors that they met. It may be called twice.
 func (c *Chains) Stop() error {
-	c.cancel()
+	c.ending.Store(true)
+	hung := time.AfterFunc(20*time.Second, c.cancel)
 	c.wg.Wait()
+	hung.Stop()
+	c.cancel()
 	for _, d := range c.disks {
 		_ = d.Close()
 	}

@@ -41,7 +41,9 @@ var build = sync.OnceValues(func() (string, error) {
 type Hub struct {
 	t   testing.TB
 	exe string
-	Dir string // holds data, sockets and log
+	Dir string // holds sockets and log, and data unless that is elsewhere
+
+	data string
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -62,18 +64,33 @@ func NewHub(t testing.TB) *Hub {
 // NewHubIn starts a hub in dir, which is removed with the test.
 func NewHubIn(t testing.TB, dir string) *Hub {
 	t.Helper()
+	return newHub(t, dir, filepath.Join(dir, "data"))
+}
+
+// NewHubOn starts a hub whose data is on a disk of its own.
+func NewHubOn(t testing.TB, d *Disk) *Hub {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "rig")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newHub(t, dir, filepath.Join(d.Dir, "data"))
+}
+
+func newHub(t testing.TB, dir, data string) *Hub {
+	t.Helper()
 	exe, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &Hub{t: t, exe: exe, Dir: dir}
+	h := &Hub{t: t, exe: exe, Dir: dir, data: data}
 	t.Cleanup(h.cleanup)
 	h.Start()
 	return h
 }
 
 // Data is the hub's data folder.
-func (h *Hub) Data() string { return filepath.Join(h.Dir, "data") }
+func (h *Hub) Data() string { return h.data }
 
 // Address is where the hub's API is.
 func (h *Hub) Address() string { return "unix:" + filepath.Join(h.Dir, "api.sock") }
@@ -132,15 +149,16 @@ func (h *Hub) Stop() {
 }
 
 // Freeze stops the hub in its tracks, Thaw lets it go on.
-func (h *Hub) Freeze() { h.signal(syscall.SIGSTOP) }
+func (h *Hub) Freeze() { h.Signal(syscall.SIGSTOP) }
 
 // Thaw is the end of Freeze.
-func (h *Hub) Thaw() { h.signal(syscall.SIGCONT) }
+func (h *Hub) Thaw() { h.Signal(syscall.SIGCONT) }
 
 // PID is the hub's process.
 func (h *Hub) PID() int { return h.cmd.Process.Pid }
 
-func (h *Hub) signal(s syscall.Signal) {
+// Signal sends the hub a signal.
+func (h *Hub) Signal(s syscall.Signal) {
 	h.t.Helper()
 	if err := h.cmd.Process.Signal(s); err != nil {
 		h.t.Fatalf("signal the hub: %v", err)
@@ -186,14 +204,14 @@ func (h *Hub) cleanup() {
 	}
 }
 
-// Processes are the living processes that have the hub's folder in their
+// Processes are the living processes that have the hub's data in their
 // command line, the hub itself among them.
 func (h *Hub) Processes() []int {
 	var pids []int
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, name := range files {
 		data, err := os.ReadFile(name)
-		if err != nil || !bytes.HasPrefix(data, []byte(h.exe+"\x00")) || !bytes.Contains(data, []byte(h.Dir)) {
+		if err != nil || !bytes.HasPrefix(data, []byte(h.exe+"\x00")) || !bytes.Contains(data, []byte(h.data)) {
 			continue
 		}
 		var pid int

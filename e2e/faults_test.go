@@ -1,0 +1,269 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rephub/rephub/e2e/rig"
+	"github.com/rephub/rephub/internal/vm"
+)
+
+// fault is something that goes wrong, and is mended again.
+type fault struct {
+	name string
+	do   func(*world)
+	// losesTaps: QEMU may lose a tap, which can kill it (docs/qemu.md).
+	losesTaps bool
+	stalls    bool // needs a disk that can
+}
+
+var faults = []fault{
+	{name: "hub killed", do: (*world).killHub},
+	{name: "hub killed and the ring full", do: (*world).killHubLong},
+	{name: "hub stopped", do: (*world).freezeHub},
+	{name: "hub's disk full", do: (*world).fillDisk},
+	{name: "hub's disk full and hub killed", do: (*world).fillDiskAndKill},
+	{name: "hub's disk stalled", do: (*world).stallDisk, stalls: true},
+	{name: "hub's disk stalled and hub killed", do: (*world).stallDiskAndKill, stalls: true},
+	{name: "keeper killed", do: (*world).killKeeper, losesTaps: true},
+	{name: "keeper and hub killed", do: (*world).killBoth, losesTaps: true},
+	{name: "keeper stopped", do: (*world).freezeKeeper, losesTaps: true},
+	{name: "one tap lost", do: (*world).loseTap, losesTaps: true},
+}
+
+func TestFaults(t *testing.T) {
+	for _, s := range []setup{
+		{name: "fast source, depth 16", depth: 16, disk: rig.NewLoop},
+		{name: "slow source, depth 16", depth: 16, delay: 5 * time.Millisecond, disk: rig.NewTmpfs},
+		{name: "fast source, depth 1", depth: 1, disk: rig.NewTmpfs},
+		{name: "slow source, depth 1", depth: 1, delay: 2 * time.Millisecond, disk: rig.NewLoop},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			seed := seed(t)
+			rng := rand.New(rand.NewPCG(seed, 0))
+			w := newWorld(t, s, rng)
+			w.whole()
+			w.history(false)
+			w.quick("first sync")
+			rounds(w)
+			w.settled()
+			w.history(true)
+			w.equal()
+			t.Logf("%d points in %d ranges; slowest write %s, without a tap %s; QEMU died %d times of a lost tap",
+				len(w.memory.points), len(w.memory.ranges), w.slowest, w.control, w.deaths)
+		})
+	}
+}
+
+// seed is REPHUB_SEED, or one that is logged.
+func seed(t *testing.T) uint64 {
+	seed, err := strconv.ParseUint(os.Getenv("REPHUB_SEED"), 10, 64)
+	if err != nil {
+		seed = rand.Uint64()
+	}
+	t.Logf("REPHUB_SEED=%d", seed)
+	return seed
+}
+
+// rounds does each fault once, in a random order, and then more of them until
+// the time for random tests is over.
+func rounds(w *world) {
+	w.t.Helper()
+	end := time.Now().Add(rig.Budget(0) / 4)
+	for n := 0; n == 0 || time.Now().Before(end); {
+		for _, i := range w.rng.Perm(len(faults)) {
+			f := faults[i]
+			if only := os.Getenv("REPHUB_FAULT"); f.stalls && !w.disk.CanStall() || !strings.Contains(f.name, only) {
+				continue
+			}
+			n++
+			took := watched(func() { w.round(f) })
+			w.t.Logf("round %d: %s: %s", n, f.name, took.Round(time.Millisecond))
+			if w.t.Failed() {
+				return
+			}
+		}
+	}
+}
+
+func (w *world) round(f fault) {
+	w.t.Helper()
+	w.some()
+	f.do(w)
+	if f.losesTaps && w.s.delay > 0 {
+		w.bury()
+	}
+	w.whole()
+	w.some()
+	w.quick(f.name)
+	w.history(false)
+	w.quick("reading points after: " + f.name)
+}
+
+func (w *world) killHub() {
+	w.t.Helper()
+	w.hub.Kill()
+	w.some()
+	w.hub.Start()
+}
+
+func (w *world) killHubLong() {
+	w.t.Helper()
+	w.hub.Kill()
+	w.flood()
+	w.some()
+	w.hub.Start()
+}
+
+func (w *world) freezeHub() {
+	w.t.Helper()
+	w.hub.Freeze()
+	defer w.hub.Thaw()
+	w.some()
+	if w.rng.IntN(2) == 0 {
+		w.flood()
+		w.some()
+	}
+}
+
+func (w *world) fillDisk() {
+	w.t.Helper()
+	w.disk.Fill()
+	defer w.disk.GiveBack()
+	w.some()
+	w.degraded()
+	if w.rng.IntN(2) == 0 {
+		w.flood()
+	}
+	w.some()
+}
+
+func (w *world) fillDiskAndKill() {
+	w.t.Helper()
+	func() {
+		w.disk.Fill()
+		defer w.disk.GiveBack()
+		w.some()
+		w.hub.Kill()
+		w.some()
+	}()
+	w.hub.Start()
+}
+
+func (w *world) stallDisk() {
+	w.t.Helper()
+	w.disk.Stall()
+	defer w.disk.Unstall()
+	w.some()
+	if w.rng.IntN(2) == 0 {
+		w.flood()
+		w.some()
+	}
+}
+
+// stallDiskAndKill: a process that waits for a disk dies only when that answers.
+func (w *world) stallDiskAndKill() {
+	w.t.Helper()
+	func() {
+		w.disk.Stall()
+		defer w.disk.Unstall()
+		w.some()
+		w.hub.Signal(syscall.SIGKILL)
+		w.some()
+	}()
+	w.hub.Kill()
+	w.hub.Start()
+}
+
+func (w *world) killKeeper() {
+	w.t.Helper()
+	if err := syscall.Kill(w.keeperPID(), syscall.SIGKILL); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) killBoth() {
+	w.t.Helper()
+	pid := w.keeperPID()
+	w.hub.Kill()
+	w.some()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		w.t.Fatal(err)
+	}
+	w.hub.Start()
+}
+
+// freezeKeeper stops the keeper, in half of the cases again and again until
+// its taps are given up.
+func (w *world) freezeKeeper() {
+	w.t.Helper()
+	pid := w.keeperPID()
+	end := time.Now()
+	if w.rng.IntN(2) == 0 {
+		end = end.Add(300 * time.Millisecond)
+	}
+	defer syscall.Kill(pid, syscall.SIGCONT)
+	w.hub.Eventually("the keeper is stopped for long enough", 5*time.Second, func() error {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			w.t.Fatal(err)
+		}
+		if time.Now().Before(end) {
+			return fmt.Errorf("it is to be until %s", end)
+		}
+		return nil
+	})
+}
+
+// loseTap cuts the connection of one tap of three.
+func (w *world) loseTap() {
+	w.t.Helper()
+	var nodes []struct {
+		Type string `json:"type"`
+		Node string `json:"node-name"`
+	}
+	w.q.Must("query-yank", nil, &nodes)
+	var taps []any
+	for _, n := range nodes {
+		if _, _, _, ours := vm.ParseName(n.Node); n.Type == "block-node" && ours {
+			taps = append(taps, map[string]any{"type": n.Type, "node-name": n.Node})
+		}
+	}
+	if len(taps) != 3 {
+		w.t.Fatalf("QEMU has taps %v of %v", taps, nodes)
+	}
+	lost := taps[w.rng.IntN(len(taps))]
+	if err := w.q.Do("yank", map[string]any{"instances": []any{lost}}, nil); err != nil && w.q.Alive() {
+		w.t.Fatal(err)
+	}
+}
+
+// bury waits until the loss of a tap is over, and when QEMU has not survived
+// it, which is a known fault of its own, starts the VM again where it crashed.
+func (w *world) bury() {
+	w.t.Helper()
+	done := w.load.Writes() + uint64(20*w.s.depth)
+	w.hub.Eventually("the VM goes on or is dead", 30*time.Second, func() error {
+		if w.q.Alive() && w.load.Writes() < done {
+			return fmt.Errorf("%d writes of %d", w.load.Writes(), done)
+		}
+		return nil
+	})
+	if w.q.Alive() {
+		return
+	}
+	w.deaths++
+	_ = w.load.Stop()
+	w.q.Restart()
+	tops, err := rig.VerifyChains(context.Background(), w.s.depth, w.guests()...)
+	if err != nil {
+		w.t.Fatalf("the source after QEMU's death: %v", err)
+	}
+	w.startLoad(tops)
+}

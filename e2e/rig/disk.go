@@ -1,0 +1,127 @@
+package rig
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// Disk is a small disk of its own for a hub's data, that can be full and, as
+// ext4 on a loop device, hang. It needs root, as mounting does.
+type Disk struct {
+	t    testing.TB
+	Dir  string // where it is mounted
+	size int64  // bytes
+	loop bool
+}
+
+// NewTmpfs mounts a tmpfs of size bytes.
+func NewTmpfs(t testing.TB, size int64) *Disk {
+	t.Helper()
+	d := &Disk{t: t, size: size}
+	d.mount("-t", "tmpfs", "-o", fmt.Sprintf("size=%d,mode=0755", size), "tmpfs")
+	return d
+}
+
+// NewLoop mounts an ext4 of size bytes on a loop device.
+func NewLoop(t testing.TB, size int64) *Disk {
+	t.Helper()
+	d := &Disk{t: t, size: size, loop: true}
+	image := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, size); err != nil {
+		t.Fatal(err)
+	}
+	d.run("mkfs.ext4", "-q", "-m", "0", image)
+	d.mount("-o", "loop", image)
+	return d
+}
+
+func (d *Disk) mount(args ...string) {
+	d.t.Helper()
+	dir, err := os.MkdirTemp("", "disk")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.Dir = dir
+	d.t.Cleanup(func() {
+		if exec.Command("umount", dir).Run() != nil {
+			d.run("umount", "-l", dir) // somebody dies slowly
+		}
+		if err := os.Remove(dir); err != nil {
+			d.t.Error(err)
+		}
+	})
+	d.run("mount", append(args, dir)...)
+}
+
+func (d *Disk) run(name string, args ...string) {
+	d.t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		d.t.Fatalf("%s %q: %v: %s", name, args, err, out)
+	}
+}
+
+// CanStall tells whether Stall works on this disk.
+func (d *Disk) CanStall() bool { return d.loop }
+
+// Fill leaves the disk without a free byte.
+func (d *Disk) Fill() {
+	d.t.Helper()
+	free := d.free()
+	if !d.loop {
+		// Not less than what is used: the kernel refuses that.
+		d.run("mount", "-o", fmt.Sprintf("remount,size=%d", d.total()-free+4096), d.Dir)
+		return
+	}
+	f, err := os.OpenFile(d.filler(), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	// Others take from it meanwhile, so in ever smaller steps.
+	for off, step := int64(0), free; step >= 4096; {
+		if syscall.Fallocate(int(f.Fd()), 0, off, step) == nil {
+			off += step
+		} else {
+			step /= 2
+		}
+	}
+}
+
+// GiveBack is the end of Fill.
+func (d *Disk) GiveBack() {
+	d.t.Helper()
+	if !d.loop {
+		d.run("mount", "-o", fmt.Sprintf("remount,size=%d", d.size), d.Dir)
+		return
+	}
+	if err := os.Remove(d.filler()); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// Stall makes every write to the disk hang until Unstall.
+func (d *Disk) Stall() { d.t.Helper(); d.run("fsfreeze", "-f", d.Dir) }
+
+// Unstall is the end of Stall.
+func (d *Disk) Unstall() { d.t.Helper(); d.run("fsfreeze", "-u", d.Dir) }
+
+func (d *Disk) filler() string { return filepath.Join(d.Dir, "filler") }
+
+func (d *Disk) statfs() syscall.Statfs_t {
+	d.t.Helper()
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(d.Dir, &s); err != nil {
+		d.t.Fatal(err)
+	}
+	return s
+}
+
+func (d *Disk) free() int64  { s := d.statfs(); return int64(s.Bavail) * s.Bsize }
+func (d *Disk) total() int64 { s := d.statfs(); return int64(s.Blocks) * s.Bsize }

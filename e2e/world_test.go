@@ -1,0 +1,238 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rephub/rephub/e2e/rig"
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/vm/vmtest"
+)
+
+// setup is what a fault test runs on.
+type setup struct {
+	name  string
+	depth int           // writers at once
+	delay time.Duration // of each write of the source; 0: none
+	disk  func(testing.TB, int64) *rig.Disk
+}
+
+const (
+	sourceSize = 16 << 20 // bytes, of each of three
+	floodAt    = 8 << 20  // behind the chains
+	hubDisk    = 4 << 30
+	// ringFull is more than the keeper holds for a hub that does not come.
+	ringFull = 80 << 20
+	// patience is how much longer than without a tap a write may take.
+	patience = 500 * time.Millisecond
+)
+
+// world is a VM under load, protected, with all that can fail at hand.
+type world struct {
+	t    *testing.T
+	rng  *rand.Rand
+	s    setup
+	disk *rig.Disk
+	hub  *rig.Hub
+	q    *vmtest.QEMU
+	load *rig.Chains
+	// control is the slowest write without a tap.
+	control time.Duration
+	slowest time.Duration // with one
+	deaths  int           // of QEMU, by its own fault with a lost tap
+
+	memory memory
+}
+
+func newWorld(t *testing.T, s setup, rng *rand.Rand) *world {
+	t.Helper()
+	w := &world{t: t, rng: rng, s: s}
+	w.disk = s.disk(t, hubDisk)
+	w.hub = rig.NewHubOn(t, w.disk)
+	d := vmtest.Disk{Size: sourceSize, Delay: s.delay}
+	w.q = vmtest.Start(t, vmtest.Config{Disks: []vmtest.Disk{d, d, d}})
+	t.Cleanup(func() {
+		if err := w.load.Stop(); err != nil && w.q.Alive() {
+			t.Errorf("the load met an I/O error: %v", err)
+		}
+	})
+	w.startLoad(make([]uint64, s.depth))
+	w.measureControl()
+	w.hub.Protect("vm", strings.TrimPrefix(w.q.QMP, "unix:"), w.q.NBDServer)
+	return w
+}
+
+func (w *world) guests() []string {
+	var list []string
+	for _, node := range w.q.Nodes() {
+		list = append(list, w.q.GuestURI(node))
+	}
+	return list
+}
+
+func (w *world) startLoad(from []uint64) {
+	w.t.Helper()
+	load, err := rig.ContinueChains(from, w.guests()...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.load = load
+}
+
+// measureControl runs the same load, flood and all, without a tap.
+func (w *world) measureControl() {
+	w.t.Helper()
+	w.writes(100)
+	w.flood()
+	w.writes(100)
+	w.control = w.load.TakeSlowest()
+}
+
+// writes waits until the load has done n more writes per writer.
+func (w *world) writes(n int) {
+	w.t.Helper()
+	want := w.load.Writes() + uint64(n*w.s.depth)
+	w.hub.Eventually(fmt.Sprintf("%d more writes", n*w.s.depth), time.Minute, func() error {
+		w.alive()
+		if got := w.load.Writes(); got < want {
+			return fmt.Errorf("%d of %d", got, want)
+		}
+		return nil
+	})
+}
+
+// some is a random number of writes per writer.
+func (w *world) some() { w.t.Helper(); w.writes(10 + w.rng.IntN(100)) }
+
+// flood writes more than the keeper holds, to one of the disks.
+func (w *world) flood() {
+	w.t.Helper()
+	if err := w.load.Flood(w.rng.IntN(3), floodAt, ringFull); err != nil {
+		w.t.Fatalf("write a lot: %v", err)
+	}
+}
+
+// alive fails the test when the VM has noticed anything.
+func (w *world) alive() {
+	w.t.Helper()
+	if !w.q.Alive() {
+		w.t.Fatal("QEMU is dead")
+	}
+	if err := w.load.Err(); err != nil {
+		w.t.Fatalf("the load met an I/O error: %v", err)
+	}
+}
+
+// api asks the hub.
+func (w *world) api(ask func(context.Context, *api.Client) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := api.NewClient(w.hub.Address())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return ask(ctx, c)
+}
+
+func (w *world) status() (g api.GroupStatus) {
+	w.t.Helper()
+	err := w.api(func(ctx context.Context, c *api.Client) error {
+		s, err := c.Status(ctx, "vm")
+		if err == nil {
+			g = s.Groups[0]
+		}
+		return err
+	})
+	if err != nil {
+		w.t.Fatalf("ask for the status: %v", err)
+	}
+	return g
+}
+
+func (w *world) keeperPID() (pid int) {
+	w.t.Helper()
+	err := w.api(func(ctx context.Context, c *api.Client) error {
+		i, err := c.Info(ctx)
+		pid = i.Keeper.PID
+		return err
+	})
+	if err != nil || pid == 0 {
+		w.t.Fatalf("find the keeper: process %d, %v", pid, err)
+	}
+	return pid
+}
+
+// whole waits until the group is protected again by itself: until what is
+// written from now on becomes a point.
+func (w *world) whole() {
+	w.t.Helper()
+	before := w.status().LastSeq
+	w.hub.Eventually("the group is protected again", time.Minute, func() error {
+		w.alive()
+		g := w.status()
+		if g.State != api.StateProtected || g.DurableSeq <= before {
+			return fmt.Errorf("it is %s (%s), with the newest point at %d of %d, and %d when this began",
+				g.State, g.Reason, g.DurableSeq, g.LastSeq, before)
+		}
+		return nil
+	})
+}
+
+// degraded waits until the hub says that it does not record.
+func (w *world) degraded() {
+	w.t.Helper()
+	w.hub.Eventually("the group is degraded", time.Minute, func() error {
+		w.alive()
+		if g := w.status(); g.State != api.StateDegraded {
+			return fmt.Errorf("it is %s", g.State)
+		}
+		return nil
+	})
+}
+
+// quick checks that no write since the last time took too long.
+func (w *world) quick(what string) {
+	w.t.Helper()
+	took := w.load.TakeSlowest()
+	w.slowest = max(w.slowest, took)
+	if limit := w.control + patience; took > limit {
+		w.t.Errorf("%s: a write took %s; the slowest without a tap %s", what, took, w.control)
+	}
+}
+
+// settled stops the load and waits until its last write is a point.
+func (w *world) settled() {
+	w.t.Helper()
+	if err := w.load.Stop(); err != nil {
+		w.t.Fatalf("the load met an I/O error: %v", err)
+	}
+	w.hub.Eventually("the last write is a point", time.Minute, func() error {
+		if g := w.status(); g.State != api.StateProtected || g.DurableSeq != g.LastSeq {
+			return fmt.Errorf("%s (%s), point %d of %d", g.State, g.Reason, g.DurableSeq, g.LastSeq)
+		}
+		return nil
+	})
+}
+
+// equal checks that the newest point holds what the source's images hold.
+func (w *world) equal() {
+	w.t.Helper()
+	p := w.look(w.status().DurableSeq)
+	for i, node := range w.q.Nodes() {
+		want, err := os.ReadFile(w.q.Image(node))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for off := 0; off < len(want); off += 512 {
+			if string(want[off:off+512]) != string(p.data[i][off:off+512]) {
+				w.t.Fatalf("disk %d differs from its source at byte %d", i, off)
+			}
+		}
+	}
+}
