@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rephub/rephub/internal/vfs"
 	"github.com/rephub/rephub/internal/vfs/crashfs"
 	"github.com/rephub/rephub/internal/vfs/errorfs"
 )
@@ -173,4 +174,45 @@ func TestDropOnAFullDisk(t *testing.T) {
 	}
 	full = false
 	must(t, l.Append(w.writes(3)))
+}
+
+// openHook calls a function before a file is opened.
+type openHook struct {
+	vfs.FS
+	before func(name string)
+}
+
+func (h openHook) OpenFile(name string, flag int, perm os.FileMode) (vfs.File, error) {
+	h.before(name)
+	return h.FS.OpenFile(name, flag, perm)
+}
+
+// A journal may be read offline while the hub drops its oldest segments.
+func TestReadWhileSegmentsAreDropped(t *testing.T) {
+	for _, at := range []int{0, 3} { // the segment before which the drop comes
+		fs := memFS(t)
+		l := create(t, fs, small)
+		w := newWorkload(l, 43)
+		must(t, w.start())
+		must(t, l.AppendControl(w.epoch, SyncEnd{Volume: 1}, SyncEnd{Volume: 2}))
+		fenced(t, l, w, 100)
+		settled(t, l)
+		first := l.FirstSeq()
+		hook := openHook{fs, nil}
+		opened := 0
+		hook.before = func(string) {
+			if opened++; opened == at+1 {
+				must(t, l.DropBefore(l.Timeline().Ranges[0].To-10))
+			}
+		}
+		sum, err := Check(hook, testDir, func(f Finding) { t.Errorf("drop at segment %d: %v", at, f) })
+		must(t, err)
+		if l.FirstSeq() <= first {
+			t.Fatal("nothing was dropped")
+		}
+		if sum.LastSeq != l.Appended() {
+			t.Errorf("drop at segment %d: read up to seq %d of %d", at, sum.LastSeq, l.Appended())
+		}
+		must(t, l.Close())
+	}
 }

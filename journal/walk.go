@@ -13,7 +13,7 @@ import (
 )
 
 // walker reads all of a journal's files, going on behind whatever is damaged.
-// It changes nothing.
+// It changes nothing. The oldest segments may be dropped meanwhile.
 type walker struct {
 	fs  vfs.FS
 	dir string
@@ -38,16 +38,27 @@ func (w *walker) walk() error {
 	if len(numbers) == 0 {
 		return fmt.Errorf("no segment in %s: %w", w.dir, os.ErrNotExist)
 	}
-	next := numbers[0]
-	for i, n := range numbers {
+	next, first := numbers[0], true
+	for len(numbers) > 0 {
+		n := numbers[0]
 		if n != next {
 			w.flaw(Pos{Segment: next}, CorruptError{File: path(next), Detail: fmt.Sprintf("%d segment files are missing", n-next)})
 			w.intact = false
 		}
-		next = n + 1
-		if err := w.file(path(n), n, i == 0); err != nil {
+		err := w.file(path(n), n, first)
+		if errors.Is(err, os.ErrNotExist) {
+			// Retention may have dropped it since the look at the folder.
+			now, lerr := listSegments(w.fs, w.dir)
+			if lerr != nil || len(now) == 0 || now[0] <= n {
+				return err
+			}
+			numbers, next, w.intact = now, now[0], false
+			continue
+		}
+		if err != nil {
 			return err
 		}
+		numbers, next, first = numbers[1:], n+1, false
 	}
 	return nil
 }
