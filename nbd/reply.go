@@ -2,9 +2,6 @@ package nbd
 
 import "encoding/binary"
 
-// maxSmallReply bounds a reply without data, bytes.
-const maxSmallReply = extReplySize + 64
-
 // dataHeaderSize is the size of what precedes the data in the reply to a read.
 func (w *worker) dataHeaderSize() int {
 	switch {

@@ -106,11 +106,6 @@ func ready(t *testing.T, s *Store) {
 	eventually(t, "catalog is ready", func() error { return s.Ping(t.Context()) })
 }
 
-func fileExists(name string) error {
-	_, err := os.Stat(name)
-	return err
-}
-
 var groupID = journal.GroupID{1, 2, 3}
 
 func TestKilledServerComesBackWithItsRecords(t *testing.T) {

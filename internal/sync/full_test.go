@@ -242,7 +242,7 @@ func TestOptionsBoundMemory(t *testing.T) {
 	}
 	for _, bad := range []Options{{Requests: -1}, {RequestSize: 1000}, {Size: -1}} {
 		if err := bad.Validate(); err == nil {
-			t.Error(fmt.Sprintf("%+v was accepted", bad))
+			t.Errorf("%+v was accepted", bad)
 		}
 	}
 }
