@@ -21,6 +21,7 @@ type attachment struct {
 	epoch    journal.Epoch
 	kick     chan struct{} // a hint, of capacity 1: fence now
 
+	switched     bool      // by bringUp: the bitmaps of this attachment's sync are frozen
 	usersChecked time.Time // by the fencer, when last nobody wrote around a tap
 
 	sync struct {

@@ -149,15 +149,10 @@ func (a *attachment) notes(m *machine) error {
 		if noted.Need == needFull && hasPoint(&tl, d.ID) {
 			noted.Need = needCompare
 		}
-		next := memoVolume{Need: noted.Need, Instance: instance, Node: d.now.Node}
+		next := memoVolume{Need: noted.Need, Instance: instance, Node: d.now.Node, Stale: noted.Stale}
 		if !m.remembers(d, noted) {
 			next.Need = max(noted.Need, needCompare)
-			if noted.Need == needFull && noted.Instance != "" {
-				// What was copied from the other instance may have changed since.
-				if err := a.g.deps.Replica.SetSyncProgress(d.ID, 0); err != nil {
-					return fmt.Errorf("begin the initial sync of %s anew: %w", d.Name(), err)
-				}
-			}
+			next.Stale = next.Stale || tl.Epoch != 0
 		}
 		if err := a.g.memo.setNeed(d.ID, next); err != nil {
 			return err
@@ -188,7 +183,7 @@ func (a *attachment) resize(m *machine) error {
 		}
 		a.g.logger.Info("volume has a new size", "volume", d.Name(), "bytes", d.now.Size)
 		noted := a.g.memo.volume(d.ID)
-		noted.Need = max(noted.Need, needCompare)
+		noted.Need, noted.Stale = max(noted.Need, needCompare), true
 		if err := a.g.memo.setNeed(d.ID, noted); err != nil {
 			return err
 		}

@@ -40,8 +40,13 @@ func (a *attachment) syncAll(ctx context.Context) error {
 	tl := a.g.log.Timeline()
 	if len(tl.Syncing) > 0 {
 		a.setSyncing("the volumes are being copied")
-		if err := a.switchBitmaps(ctx); err != nil {
-			return err
+		// Once: what changed since is in the journal, and a bitmap for every try
+		// would burden the VM.
+		if !a.switched {
+			if err := a.switchBitmaps(ctx); err != nil {
+				return err
+			}
+			a.switched = true
 		}
 		for _, m := range a.machines {
 			for _, d := range m.disks {
@@ -62,10 +67,13 @@ func (a *attachment) syncAll(ctx context.Context) error {
 // that the sync was made from are not needed any more.
 func (a *attachment) finish(ctx context.Context) error {
 	frozen := a.frozenNames()
+	// A hub that goes on where another one stopped finds a point at once, and
+	// bitmaps that hold what is still in the ring.
+	last := a.link.ring.State().Last
 	tick := time.NewTicker(a.g.cfg.SyncEvery)
 	defer tick.Stop()
 	for {
-		if tl := a.g.log.DurableTimeline(); tl.Open && tl.Epoch == a.epoch {
+		if tl := a.g.log.DurableTimeline(); tl.Open && tl.Epoch == a.epoch && a.g.log.Durable() >= last {
 			break
 		}
 		hint(a.kick)
@@ -78,7 +86,7 @@ func (a *attachment) finish(ctx context.Context) error {
 	for _, m := range a.machines {
 		for _, d := range m.disks {
 			noted := a.g.memo.volume(d.ID)
-			noted.Need = needBitmap
+			noted.Need, noted.Stale = needBitmap, false
 			if err := a.g.memo.setNeed(d.ID, noted); err != nil {
 				return err
 			}
@@ -108,6 +116,11 @@ func (a *attachment) syncDisk(ctx context.Context, m *machine, d disk) error {
 	if err != nil {
 		return fmt.Errorf("%s sync: %w", need, err)
 	}
+	// What was read last may depend on writes that have their seqs and are still
+	// in the ring: no point may have the one without the other.
+	if err := a.g.stream.waitAppended(ctx, a.link.ring.State().Last); err != nil {
+		return fmt.Errorf("wait for writes before the end of the sync: %w", err)
+	}
 	if err := a.g.stream.control(a.epoch, journal.SyncEnd{Volume: d.ID, Kind: need.String(), Bytes: copied}); err != nil {
 		return fmt.Errorf("note the end of the sync of %s: %w", d.Name(), err)
 	}
@@ -124,16 +137,15 @@ func (a *attachment) copyDisk(ctx context.Context, r *reader, d disk, need need)
 	src := sync.NewSource(r.pool)
 	stream := &syncStream{stream: g.stream, volume: d.ID, epoch: a.epoch, last: func() journal.Seq { return a.link.ring.State().Last }}
 	current := g.deps.Replica.Latest(d.ID)
-	switch need {
-	case needCompare:
-		return copied, sync.Compare(ctx, src, current, stream, opt)
-	case needFull:
+	compare := need == needCompare || len(r.bitmaps) == 0 // without a bitmap nothing is known
+	if need == needFull {
 		if err := a.copyAll(ctx, src, d, opt); err != nil {
 			return copied, err
 		}
+		compare = compare || g.memo.volume(d.ID).Stale
 	}
-	if len(r.bitmaps) == 0 {
-		return copied, nil
+	if compare {
+		return copied, sync.Compare(ctx, src, current, stream, opt)
 	}
 	total, err := sync.CountRanges(sync.DirtyRanges(ctx, r.pool, r.bitmaps...))
 	if err != nil {
@@ -151,7 +163,8 @@ func (a *attachment) copyAll(ctx context.Context, src sync.Source, d disk, opt s
 		return err
 	}
 	done := func(n int64) error { return replica.SetSyncProgress(d.ID, n) }
-	full := sync.FullOptions{Options: opt, From: replica.SyncProgress(d.ID), Checkpoint: done}
+	from := min(replica.SyncProgress(d.ID), d.now.Size) // it may have shrunk
+	full := sync.FullOptions{Options: opt, From: from, Checkpoint: done}
 	if err := sync.Full(ctx, src, base, full); err != nil {
 		return err
 	}

@@ -3,10 +3,12 @@ package protect
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	gosync "sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +43,7 @@ type site struct {
 	dir    string // of the group
 	keeper keeper.ClientConfig
 	cfg    Config
+	noBase bool // replicas cannot take an initial sync
 
 	mu    gosync.Mutex
 	epoch journal.Epoch
@@ -118,6 +121,7 @@ func (s *site) start(vms ...*vmtest.QEMU) *running {
 		}
 	}
 	replica := openReplica(s.t, s.dir, spec)
+	replica.noBase = s.noBase
 	logger := slog.New(slog.NewTextHandler(testWriter{s.t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	g, err := New(Deps{
 		Replica: replica, FS: vfs.OS(), Keeper: s.connect, GrantEpoch: s.grant, Logger: logger,
@@ -203,6 +207,9 @@ type testReplica struct {
 	base map[journal.VolumeID]*os.File
 	done map[journal.VolumeID]int64
 	once gosync.Once
+
+	noBase bool
+	tries  atomic.Int64 // of an initial sync
 }
 
 func openReplica(t *testing.T, dir string, spec Spec) *testReplica {
@@ -256,13 +263,20 @@ func (r *testReplica) close() {
 }
 
 func (r *testReplica) Log() *journal.Log                               { return r.log }
-func (r *testReplica) Base(id journal.VolumeID) (sync.Base, error)     { return testBase{r.base[id]}, nil }
 func (r *testReplica) SyncProgress(id journal.VolumeID) int64          { return r.done[id] }
 func (r *testReplica) StatFS() (vfs.Space, error)                      { return vfs.OS().StatFS(r.dir) }
 func (r *testReplica) Dir() string                                     { return r.dir }
 func (r *testReplica) Latest(id journal.VolumeID) block.Device         { return r.at(id, ^journal.Seq(0)) }
 func (r *testReplica) ResizeVolume(journal.VolumeID, int64) error      { return nil }
 func (r *testReplica) at(id journal.VolumeID, at journal.Seq) testView { return testView{r, id, at} }
+
+func (r *testReplica) Base(id journal.VolumeID) (sync.Base, error) {
+	r.tries.Add(1)
+	if r.noBase {
+		return nil, errors.New("the base image is not to be had")
+	}
+	return testBase{r.base[id]}, nil
+}
 
 func (r *testReplica) SetSyncProgress(id journal.VolumeID, n int64) error {
 	r.done[id] = n

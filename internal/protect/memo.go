@@ -51,6 +51,9 @@ type memoVolume struct {
 	Need     need   `json:"need"`
 	Instance string `json:"instance,omitempty"` // of the VM, whose bitmaps cover what is not at the hub
 	Node     string `json:"node,omitempty"`
+	// Stale, while Need is needFull: base and journal may hold data that is
+	// older than the source and in no bitmap, so the copy ends with a compare.
+	Stale bool `json:"stale,omitempty"`
 }
 
 // loadMemo reads the memo of a group's folder. Without one, or with volumes it
