@@ -117,6 +117,7 @@ func (e *entry) setRunErr(err error) {
 func (e *entry) retain(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	began := time.Now()
 	last := ""
 	for {
 		select {
@@ -124,7 +125,17 @@ func (e *entry) retain(ctx context.Context, every time.Duration) {
 		case <-ctx.Done():
 			return
 		}
-		err := e.group.Retain(ctx, time.Now(), e.record().History)
+		r := e.record()
+		if r.Intent == catalog.IntentStop {
+			continue // kept as it is: nothing new takes its place
+		}
+		// The wall clock may be set forward by mistake: history ages as fast as
+		// time passes, not faster.
+		now := time.Now().Round(0)
+		if steady := began.Add(time.Since(began)).Round(0); steady.Before(now) {
+			now = steady
+		}
+		err := e.group.Retain(ctx, now, r.History)
 		text := ""
 		if err != nil && ctx.Err() == nil {
 			text = err.Error()

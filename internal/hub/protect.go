@@ -139,10 +139,10 @@ func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progr
 		return catalogError(err)
 	}
 	dir := h.data.join("groups", r.Name)
-	err := os.MkdirAll(dir, 0o700)
-	if err == nil {
-		err = writeRecord(dir, r)
+	if err := makeFolder(dir); err != nil {
+		return errors.Join(err, h.store.RemoveGroup(ctx, r.ID))
 	}
+	err := writeRecord(dir, r)
 	if err != nil {
 		return errors.Join(err, h.store.RemoveGroup(ctx, r.ID), os.RemoveAll(dir))
 	}
@@ -162,6 +162,23 @@ func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progr
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), attachPatience)
 	defer cancel()
 	return errors.Join(err, h.remove(bounded, e, false))
+}
+
+// makeFolder makes the folder of a new group. One that is there already may
+// hold a history whose record cannot be read: it is not touched.
+func makeFolder(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, os.ErrExist) && os.Remove(dir) == nil { // it was empty
+		err = os.Mkdir(dir, 0o700)
+	}
+	if errors.Is(err, os.ErrExist) {
+		return api.Errorf(api.CodeConflict, "there is a folder %s already, of a group that is not listed", dir).
+			WithHint("choose another name with --group; the hub's log says what is wrong with it, and rephub journal check %s", dir)
+	}
+	if err != nil {
+		return fmt.Errorf("make the group's folder: %w", err)
+	}
+	return nil
 }
 
 // attached waits for a group's taps, and says why they are not there.

@@ -92,11 +92,28 @@ func (h *Hub) reconcile(ctx context.Context, local []groupRecord, known []catalo
 		}
 	}
 	for _, g := range byID {
-		// It was being made or removed when the hub was killed, or its disk is gone.
-		h.cfg.Logger.Warn("group has no folder", "group", g.Name, "folder", h.data.join("groups", g.Name))
-		local = append(local, groupRecord{Group: g})
+		// It was being made or removed when the hub was killed, its record is
+		// damaged, or its disk is gone.
+		h.cfg.Logger.Warn("group's folder has no record that can be read, using the catalog's", "group", g.Name, "folder", h.data.join("groups", g.Name))
+		local = append(local, groupRecord{Group: g, VMs: h.vmsOf(ctx, g)})
 	}
 	return local
+}
+
+// vmsOf are the VMs of a group as the catalog knows them.
+func (h *Hub) vmsOf(ctx context.Context, g catalog.Group) (vms []catalog.VM) {
+	for _, v := range g.Volumes {
+		if slices.ContainsFunc(vms, func(m catalog.VM) bool { return m.Name == v.VM }) {
+			continue
+		}
+		m, err := h.store.VM(ctx, v.VM)
+		if err != nil {
+			h.cfg.Logger.Error("find a group's VM in the catalog", "group", g.Name, "vm", v.VM, "err", err)
+			continue
+		}
+		vms = append(vms, m)
+	}
+	return vms
 }
 
 // removeFolder removes a group's folder such that a kill in between is made up

@@ -50,6 +50,9 @@ func (h *Hub) remove(ctx context.Context, e *entry, keepHistory bool) error {
 		if err := h.mean(ctx, e, catalog.IntentStop); err != nil {
 			return err
 		}
+		if e.ended == nil {
+			e.live() // stopped before the hub started; a kill may have left taps
+		}
 		if err := e.group.Stop(ctx); err != nil {
 			return fmt.Errorf("stop group %s: %w", name, err)
 		}
