@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/rephub/rephub/block"
@@ -174,6 +175,11 @@ func New(deps Deps, spec Spec, cfg Config) (*Group, error) {
 	}
 	if len(spec.Volumes) == 0 {
 		return nil, fmt.Errorf("group %s has no volumes", spec.Name)
+	}
+	for _, v := range spec.Volumes {
+		if !slices.ContainsFunc(spec.VMs, func(r VMRef) bool { return r.Name == v.VM }) {
+			return nil, fmt.Errorf("group %s: nobody could vouch for volume %s: VM %s is not known", spec.Name, v.Name(), v.VM)
+		}
 	}
 	if deps.Now == nil {
 		deps.Now = time.Now
