@@ -165,6 +165,9 @@ func (g *Group) Status() Status {
 		if m := g.memo.volume(v.ID); m.Node != "" {
 			vs.Node = m.Node
 		}
+		if now, ok := durable.Volume(v.ID); ok {
+			vs.Size = now.Size() // it may have been resized since
+		}
 		if run, ok := s.syncs[v.ID]; ok {
 			vs.Sync = &run
 		}
