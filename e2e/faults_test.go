@@ -21,6 +21,7 @@ type fault struct {
 	do   func(*world)
 	// losesTaps: QEMU may lose a tap, which can kill it (docs/qemu.md).
 	losesTaps bool
+	endsVM    bool
 	stalls    bool // needs a disk that can
 }
 
@@ -36,14 +37,16 @@ var faults = []fault{
 	{name: "keeper and hub killed", do: (*world).killBoth, losesTaps: true},
 	{name: "keeper stopped", do: (*world).freezeKeeper, losesTaps: true},
 	{name: "one tap lost", do: (*world).loseTap, losesTaps: true},
+	{name: "VM killed", do: (*world).killVM, endsVM: true},
+	{name: "VM killed while the hub is away", do: (*world).killVMAndHub, endsVM: true},
 }
 
 func TestFaults(t *testing.T) {
 	for _, s := range []setup{
 		{name: "fast source, depth 16", depth: 16, disk: rig.NewLoop},
-		{name: "slow source, depth 16", depth: 16, delay: 5 * time.Millisecond, disk: rig.NewTmpfs},
+		{name: "slow source, depth 16", depth: 16, slow: true, disk: rig.NewTmpfs},
 		{name: "fast source, depth 1", depth: 1, disk: rig.NewTmpfs},
-		{name: "slow source, depth 1", depth: 1, delay: 2 * time.Millisecond, disk: rig.NewLoop},
+		{name: "slow source, depth 1", depth: 1, slow: true, disk: rig.NewLoop},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			seed := seed(t)
@@ -56,8 +59,8 @@ func TestFaults(t *testing.T) {
 			w.settled()
 			w.history(true)
 			w.equal()
-			t.Logf("%d points in %d ranges; slowest write %s, without a tap %s; QEMU died %d times of a lost tap",
-				len(w.memory.points), len(w.memory.ranges), w.slowest, w.control, w.deaths)
+			t.Logf("%d points looked at, %d of them twice, in %d ranges; slowest write %s, without a tap %s; QEMU died %d times of a lost tap",
+				w.points, len(w.memory.points), len(w.memory.ranges), w.slowest, w.control, w.deaths)
 		})
 	}
 }
@@ -97,8 +100,11 @@ func (w *world) round(f fault) {
 	w.t.Helper()
 	w.some()
 	f.do(w)
-	if f.losesTaps && w.s.delay > 0 {
+	if f.losesTaps && w.s.slow {
 		w.bury()
+	}
+	if f.endsVM {
+		w.again()
 	}
 	w.whole()
 	w.some()
@@ -259,6 +265,22 @@ func (w *world) bury() {
 		return
 	}
 	w.deaths++
+	w.again()
+}
+
+func (w *world) killVM() { w.q.Kill() }
+
+func (w *world) killVMAndHub() {
+	w.t.Helper()
+	w.hub.Kill()
+	w.some()
+	w.q.Kill()
+	w.hub.Start()
+}
+
+// again starts a dead VM and its load where they crashed.
+func (w *world) again() {
+	w.t.Helper()
 	_ = w.load.Stop()
 	w.q.Restart()
 	tops, err := rig.VerifyChains(context.Background(), w.s.depth, w.guests()...)

@@ -27,12 +27,12 @@ type point struct {
 }
 
 // look mounts a point, checks that it is one moment of all three disks, and
-// reads it all.
-func (w *world) look(seq uint64) point {
+// with all reads everything.
+func (w *world) look(seq uint64, all bool) point {
 	w.t.Helper()
 	p := point{seq: seq}
 	err := w.mounted(seq, func(ctx context.Context, uris []string) (err error) {
-		if p.tops, err = rig.VerifyChains(ctx, w.s.depth, uris...); err != nil {
+		if p.tops, err = rig.VerifyChains(ctx, w.s.depth, uris...); err != nil || !all {
 			return err
 		}
 		h := sha256.New()
@@ -118,9 +118,11 @@ func (w *world) sample(r [2]uint64, next uint64) {
 		seqs[from+w.rng.Uint64N(to-from+1)] = true
 	}
 	for seq := range seqs {
-		p := w.look(seq)
+		w.points++
+		keep := w.rng.IntN(6) == 0 || len(w.memory.points) == 0
+		p := w.look(seq, keep)
 		p.data = nil
-		if w.rng.IntN(4) == 0 || len(w.memory.points) == 0 {
+		if keep {
 			w.memory.points = append(w.memory.points, p)
 		}
 	}
@@ -150,7 +152,7 @@ func (w *world) stillOffered(g api.GroupStatus) {
 // recall checks that a point is as it was.
 func (w *world) recall(p point) {
 	w.t.Helper()
-	if now := w.look(p.seq); now.sum != p.sum {
+	if now := w.look(p.seq, true); now.sum != p.sum {
 		w.t.Errorf("point %d has changed: its chains were at %v and are at %v", p.seq, p.tops, now.tops)
 	}
 }

@@ -18,7 +18,8 @@ import (
 type setup struct {
 	name  string
 	depth int           // writers at once
-	delay time.Duration // of each write of the source; 0: none
+	slow  bool          // each write of the source takes 1 to 30 ms
+	delay time.Duration // that it is
 	disk  func(testing.TB, int64) *rig.Disk
 }
 
@@ -46,11 +47,16 @@ type world struct {
 	slowest time.Duration // with one
 	deaths  int           // of QEMU, by its own fault with a lost tap
 
+	points int // looked at
 	memory memory
 }
 
 func newWorld(t *testing.T, s setup, rng *rand.Rand) *world {
 	t.Helper()
+	if s.slow {
+		s.delay = time.Duration(1+rng.IntN(30)) * time.Millisecond
+		t.Logf("each write of the source takes %s", s.delay)
+	}
 	w := &world{t: t, rng: rng, s: s}
 	w.disk = s.disk(t, hubDisk)
 	w.hub = rig.NewHubOn(t, w.disk)
@@ -107,7 +113,14 @@ func (w *world) writes(n int) {
 }
 
 // some is a random number of writes per writer.
-func (w *world) some() { w.t.Helper(); w.writes(10 + w.rng.IntN(100)) }
+func (w *world) some() {
+	w.t.Helper()
+	n := 100
+	if w.s.delay > 0 {
+		n = 25
+	}
+	w.writes(5 + w.rng.IntN(n))
+}
 
 // flood writes more than the keeper holds, to one of the disks.
 func (w *world) flood() {
@@ -201,6 +214,7 @@ func (w *world) quick(what string) {
 	w.t.Helper()
 	took := w.load.TakeSlowest()
 	w.slowest = max(w.slowest, took)
+	w.t.Logf("%s: slowest write %s", what, took)
 	if limit := w.control + patience; took > limit {
 		w.t.Errorf("%s: a write took %s; the slowest without a tap %s", what, took, w.control)
 	}
@@ -223,7 +237,7 @@ func (w *world) settled() {
 // equal checks that the newest point holds what the source's images hold.
 func (w *world) equal() {
 	w.t.Helper()
-	p := w.look(w.status().DurableSeq)
+	p := w.look(w.status().DurableSeq, true)
 	for i, node := range w.q.Nodes() {
 		want, err := os.ReadFile(w.q.Image(node))
 		if err != nil {

@@ -73,10 +73,8 @@ func (d *Disk) CanStall() bool { return d.loop }
 // Fill leaves the disk without a free byte.
 func (d *Disk) Fill() {
 	d.t.Helper()
-	free := d.free()
 	if !d.loop {
-		// Not less than what is used: the kernel refuses that.
-		d.run("mount", "-o", fmt.Sprintf("remount,size=%d", d.total()-free+4096), d.Dir)
+		d.shrink()
 		return
 	}
 	f, err := os.OpenFile(d.filler(), os.O_CREATE|os.O_WRONLY, 0o600)
@@ -85,11 +83,27 @@ func (d *Disk) Fill() {
 	}
 	defer f.Close()
 	// Others take from it meanwhile, so in ever smaller steps.
-	for off, step := int64(0), free; step >= 4096; {
+	for off, step := int64(0), d.free(); step >= 4096; {
 		if syscall.Fallocate(int(f.Fd()), 0, off, step) == nil {
 			off += step
 		} else {
 			step /= 2
+		}
+	}
+}
+
+// shrink makes a tmpfs as small as what is used of it. The kernel refuses less,
+// and others write meanwhile.
+func (d *Disk) shrink() {
+	d.t.Helper()
+	for slack := int64(4096); ; slack *= 2 {
+		size := d.total() - d.free() + slack
+		out, err := exec.Command("mount", "-o", fmt.Sprintf("remount,size=%d", size), d.Dir).CombinedOutput()
+		if err == nil {
+			return
+		}
+		if slack > 64<<20 {
+			d.t.Fatalf("shrink %s to %d bytes: %v: %s", d.Dir, size, err, out)
 		}
 	}
 }

@@ -51,9 +51,10 @@ type QEMU struct {
 	// --nbd-server takes.
 	NBDServer string
 
-	t   testing.TB
-	cfg Config
-	own *qmp.Client
+	t    testing.TB
+	cfg  Config
+	own  *qmp.Client
+	slow []*NBDKit // between the QEMU and its images
 }
 
 // Start starts a QEMU and waits until it answers. Volumes can be written
@@ -100,6 +101,10 @@ func (q *QEMU) Restart() {
 	if q.Process != nil {
 		q.Kill()
 		q.own.Close()
+		for _, k := range q.slow {
+			k.Kill() // it may hold a write back that a dead QEMU has sent
+		}
+		q.slow = nil
 	}
 	args := []string{"-machine", q.cfg.Machine, "-nodefaults", "-display", "none"}
 	if q.cfg.Machine != "none" {
@@ -142,6 +147,7 @@ func (q *QEMU) blockdev(d Disk) string {
 	if d.Delay > 0 || d.DelayRead > 0 {
 		slow := StartNBDKit(q.t, "--filter=delay", "file", path,
 			fmt.Sprintf("delay-write=%dms", d.Delay.Milliseconds()), fmt.Sprintf("delay-read=%dms", d.DelayRead.Milliseconds()))
+		q.slow = append(q.slow, slow)
 		file = map[string]any{"driver": "nbd", "server": map[string]any{"type": "unix", "path": slow.Socket}}
 	}
 	node, err := json.Marshal(map[string]any{"driver": d.Format, "node-name": d.Node, "discard": "unmap", "file": file})
