@@ -45,6 +45,9 @@ func (h *Hub) restore(ctx context.Context) error {
 		}
 		return e.usable()
 	})
+	if errors.Is(err, recovery.ErrNotListed) {
+		return err // retention would take the points from under the mounts
+	}
 	if err != nil {
 		h.cfg.Logger.Warn("some mounts are not served", "err", err)
 	}

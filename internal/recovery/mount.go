@@ -48,16 +48,20 @@ func newMount(r Record, dir string) *mount {
 	return m
 }
 
-// serve pins the point and opens all volumes. An error leaves nothing open.
+// serve pins the point and opens all volumes. After an error nothing is open,
+// but the pin of a mount that exists stays: it will be tried again, or unmounted.
 func (m *mount) serve(g Group, cfg *Config, boot bootID, create bool) (err error) {
-	release, err := g.Pin(m.record.Seq)
-	if err != nil {
-		return fmt.Errorf("pin seq %s of group %s: %w", m.record.Seq, g.Name(), err)
+	if m.release == nil {
+		if m.release, err = g.Pin(m.record.Seq); err != nil {
+			return fmt.Errorf("pin seq %s of group %s: %w", m.record.Seq, g.Name(), err)
+		}
 	}
-	m.release = release
 	defer func() {
-		if err != nil {
+		switch {
+		case err != nil && create:
 			m.shut()
+		case err != nil:
+			m.closeVolumes()
 		}
 	}()
 	for _, v := range m.record.Volumes {
@@ -95,6 +99,15 @@ func (m *mount) started(err error) {
 
 // shut closes volumes and gives the pin back. No connection is left.
 func (m *mount) shut() error {
+	err := m.closeVolumes()
+	if m.release != nil {
+		m.release()
+		m.release = nil
+	}
+	return err
+}
+
+func (m *mount) closeVolumes() error {
 	var errs []error
 	for _, v := range m.volumes {
 		if v.scratch != nil {
@@ -103,10 +116,6 @@ func (m *mount) shut() error {
 		errs = append(errs, v.view.Close())
 	}
 	m.volumes = nil
-	if m.release != nil {
-		m.release()
-		m.release = nil
-	}
 	return errors.Join(errs...)
 }
 

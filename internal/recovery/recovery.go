@@ -92,6 +92,8 @@ type Point struct {
 var (
 	// ErrNotFound: no mount has this id.
 	ErrNotFound = errors.New("no such mount")
+	// ErrNotListed: which points are mounted is not known, so none is pinned.
+	ErrNotListed = errors.New("the mounts cannot be listed")
 	// ErrClosed: the manager was closed.
 	ErrClosed = errors.New("mounts are closed")
 	// ErrScratchFailed: the disk refused a sync of a scratch layer, so what was

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/rephub/rephub/internal/vfs"
@@ -25,7 +26,7 @@ func (m *Mounts) Restore(ctx context.Context, open func(context.Context, Record)
 	}
 	entries, err := m.cfg.FS.ReadDir(m.cfg.Dir)
 	if err != nil {
-		return fmt.Errorf("list mounts: %w", err)
+		return fmt.Errorf("%w: %w", ErrNotListed, err)
 	}
 	var errs []error
 	for _, e := range entries {
@@ -53,6 +54,9 @@ func (m *Mounts) restoreDir(ctx context.Context, id string, open func(context.Co
 		if err == nil && r.ID != id {
 			err = fmt.Errorf("%w: holds the record of mount %s", ErrCorrupt, r.ID)
 		}
+		if errors.Is(err, ErrCorrupt) {
+			r, err = m.mend(ctx, id, err)
+		}
 		if err != nil {
 			mt = newMount(Record{ID: id}, dir) // listed, so that it can be unmounted
 			mt.started(err)
@@ -70,6 +74,27 @@ func (m *Mounts) restoreDir(ctx context.Context, id string, open func(context.Co
 	}
 	mt.started(err)
 	return err
+}
+
+// mend puts the catalog's copy in the place of a damaged record, so that the
+// point is known and stays. Without a copy the damage is the error.
+func (m *Mounts) mend(ctx context.Context, id string, damage error) (Record, error) {
+	if m.cfg.Records == nil {
+		return Record{}, damage
+	}
+	copies, err := m.cfg.Records.Mounts(ctx)
+	if err != nil {
+		return Record{}, errors.Join(damage, err)
+	}
+	i := slices.IndexFunc(copies, func(r Record) bool { return r.ID == id && len(r.Volumes) > 0 })
+	if i < 0 {
+		return Record{}, damage
+	}
+	m.cfg.Logger.Warn("mount's record is damaged, using the catalog's copy", "mount", id, "err", damage)
+	if err := storeRecord(m.cfg.FS, mountDir(m.cfg.Dir, id), copies[i]); err != nil {
+		m.cfg.Logger.Warn("mend mount's record", "mount", id, "err", err) // the next Restore does it
+	}
+	return copies[i], nil
 }
 
 // reconcile brings the catalog's copies in line with the folders.
