@@ -92,6 +92,14 @@ func (l *Log) load() error {
 	if err := r.replay(); err != nil {
 		return err
 	}
+	if r.chain.last < l.opt.Promised {
+		e := CorruptError{File: r.path(r.active().number), Offset: r.end}
+		if r.cut != nil {
+			e = *r.cut
+		}
+		e.Detail += fmt.Sprintf(" (the log ends at seq %d, and was durable up to %d)", r.chain.last, l.opt.Promised)
+		return &e
+	}
 	if r.cut != nil {
 		if err := l.checkCut(r); err != nil {
 			return err

@@ -18,6 +18,9 @@ type Options struct {
 	MaxPending int
 	// MaxOpenFiles bounds the segment files kept open for reading. 512.
 	MaxOpenFiles int
+	// Promised is a seq that somebody else knows to be durable: Open refuses to
+	// cut off a tail, however torn it looks, that began at or below it. 0.
+	Promised Seq
 	// Now is the wall clock of control records and sync data. time.Now.
 	Now func() time.Time
 	// Logger gets what happens in the background. Nothing is logged by default.

@@ -1,7 +1,9 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sort"
 	"time"
@@ -187,7 +189,8 @@ func (l *Log) moveBase(seq Seq) error {
 // dropSegment removes one file durably, so that no crash leaves a gap between
 // the files that stay.
 func (l *Log) dropSegment(seg segment) error {
-	if err := l.fs.Remove(l.path(seg.number)); err != nil {
+	// It is gone already when the sync after an earlier try failed.
+	if err := l.fs.Remove(l.path(seg.number)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("drop segment: %w", err)
 	}
 	if err := l.fs.SyncDir(l.dir); err != nil {

@@ -24,8 +24,8 @@ type Base struct {
 	size int64
 }
 
-// openBase opens a base image of at least size bytes; with create, it is made
-// anew, all holes.
+// openBase opens a base image of at least size bytes: it grows before anything
+// else tells of the new size. With create, it is made anew, all holes.
 func openBase(fs vfs.FS, name string, size int64, create bool) (*Base, error) {
 	flag := os.O_RDWR
 	if create {
@@ -37,7 +37,12 @@ func openBase(fs vfs.FS, name string, size int64, create bool) (*Base, error) {
 	}
 	b := &Base{f: f, name: name}
 	if b.size, err = f.Size(); err == nil {
-		err = b.grow(size)
+		switch {
+		case create:
+			err = b.grow(size)
+		case b.size < size:
+			err = fmt.Errorf("%w: it has %d bytes, %d were made", ErrCorrupt, b.size, size)
+		}
 	}
 	if err != nil {
 		f.Close()

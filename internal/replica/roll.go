@@ -19,6 +19,11 @@ const (
 func (s *Store) roll(ctx context.Context, from, to journal.Seq) (written int64, err error) {
 	tl := s.log.Timeline()
 	r := roller{ctx: ctx, s: s, floor: uint64(from), data: make([]byte, 0, rollBuffer)}
+	// The checksums go with the segments: what is damaged must not get into the
+	// base as if it were good.
+	if r.damaged, err = s.log.Verify(ctx, from, to); err != nil {
+		return 0, err
+	}
 	for _, v := range tl.Volumes {
 		size, ok := v.At(to)
 		if !ok {
@@ -44,6 +49,7 @@ type roller struct {
 	s       *Store
 	base    *Base
 	floor   uint64
+	damaged []journal.Damage
 	pieces  []index.Piece
 	data    []byte // from off on
 	off     int64
@@ -91,6 +97,11 @@ func (r *roller) piece(p index.Piece) error {
 		}
 		return r.base.Zero(p.Off, p.Len)
 	case index.Data:
+		for _, d := range r.damaged {
+			if d.Segment == p.Segment && d.Pos < p.Pos+p.Len && p.Pos < d.Pos+d.Len {
+				return d.Err
+			}
+		}
 		for p.Len > 0 {
 			if err := r.gather(&p); err != nil {
 				return err

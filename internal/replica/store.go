@@ -137,14 +137,18 @@ func Open(fs vfs.FS, dir string, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
+	cfg.Journal.Promised = m.Oldest
 	log, err := journal.Open(fs, filepath.Join(dir, journalName), cfg.Journal)
 	if err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	s := newStore(fs, dir, m, cfg, log)
-	if log.Group() != m.ID {
+	switch first := log.FirstSeq(); {
+	case log.Group() != m.ID:
 		err = fmt.Errorf("%w: it is of group %s, the journal of group %s", ErrCorrupt, m.ID, log.Group())
-	} else {
+	case first > m.Base+1:
+		err = fmt.Errorf("%w: the base holds all up to seq %d, the journal begins at %d: segments are missing", ErrCorrupt, m.Base, first)
+	default:
 		err = s.openBases(false)
 	}
 	if err != nil {
@@ -243,6 +247,9 @@ func (s *Store) change(edit func(*Manifest) error) error {
 func (s *Store) AddVolume(v Volume) error {
 	if old := s.volume(v.ID); old != nil && old.UUID == v.UUID {
 		return nil
+	}
+	if s.volume(v.ID) != nil { // before its base image is made anew
+		return fmt.Errorf("add volume %d: %w: the number is another volume's", v.ID, errExist)
 	}
 	b, err := openBase(s.fs, s.basePath(v.ID), v.Size, true)
 	if err != nil {
