@@ -103,7 +103,7 @@ type Spec struct {
 
 // Config tunes a group. Zero fields are the defaults named here.
 type Config struct {
-	// RingSize of the keeper's ring in bytes; 64 MiB.
+	// RingSize of the keeper's ring in bytes; 256 MiB, half a second of a busy VM's writes. It takes memory only while the journal's disk lags.
 	RingSize int64
 	// FenceBusy and FenceIdle are the pauses between fences with and without new writes; 100 ms and 1 s.
 	FenceBusy, FenceIdle time.Duration
@@ -129,7 +129,7 @@ func (c *Config) EnsureDefaults() {
 		}
 	}
 	if c.RingSize == 0 {
-		c.RingSize = 64 << 20
+		c.RingSize = 256 << 20
 	}
 	set(&c.FenceBusy, 100*time.Millisecond)
 	set(&c.FenceIdle, time.Second)
