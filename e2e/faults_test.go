@@ -22,23 +22,24 @@ type fault struct {
 	// losesTaps: QEMU may lose a tap, which can kill it (docs/qemu.md).
 	losesTaps bool
 	endsVM    bool
+	missed    bool // writes are missed for sure, and have to be synced
 	stalls    bool // needs a disk that can
 }
 
 var faults = []fault{
 	{name: "hub killed", do: (*world).killHub},
-	{name: "hub killed and the ring full", do: (*world).killHubLong},
+	{name: "hub killed and the ring full", do: (*world).killHubLong, missed: true},
 	{name: "hub stopped", do: (*world).freezeHub},
 	{name: "hub's disk full", do: (*world).fillDisk},
 	{name: "hub's disk full and hub killed", do: (*world).fillDiskAndKill},
 	{name: "hub's disk stalled", do: (*world).stallDisk, stalls: true},
 	{name: "hub's disk stalled and hub killed", do: (*world).stallDiskAndKill, stalls: true},
-	{name: "keeper killed", do: (*world).killKeeper, losesTaps: true},
-	{name: "keeper and hub killed", do: (*world).killBoth, losesTaps: true},
+	{name: "keeper killed", do: (*world).killKeeper, losesTaps: true, missed: true},
+	{name: "keeper and hub killed", do: (*world).killBoth, losesTaps: true, missed: true},
 	{name: "keeper stopped", do: (*world).freezeKeeper, losesTaps: true},
-	{name: "one tap lost", do: (*world).loseTap, losesTaps: true},
-	{name: "VM killed", do: (*world).killVM, endsVM: true},
-	{name: "VM killed while the hub is away", do: (*world).killVMAndHub, endsVM: true},
+	{name: "one tap lost", do: (*world).loseTap, losesTaps: true, missed: true},
+	{name: "VM killed", do: (*world).killVM, endsVM: true, missed: true},
+	{name: "VM killed while the hub is away", do: (*world).killVMAndHub, endsVM: true, missed: true},
 }
 
 func TestFaults(t *testing.T) {
@@ -99,6 +100,7 @@ func rounds(w *world) {
 func (w *world) round(f fault) {
 	w.t.Helper()
 	w.some()
+	epoch := w.status().Epoch
 	f.do(w)
 	if f.losesTaps && w.s.slow {
 		w.bury()
@@ -107,6 +109,9 @@ func (w *world) round(f fault) {
 		w.again()
 	}
 	w.whole()
+	if f.missed && w.status().Epoch == epoch {
+		w.t.Errorf("%s: the group is still in epoch %d, as if nothing had been missed", f.name, epoch)
+	}
 	w.some()
 	w.quick(f.name)
 	w.history(false)

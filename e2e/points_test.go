@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rephub/rephub/e2e/rig"
@@ -24,6 +25,29 @@ type point struct {
 	tops []uint64
 	sum  [sha256.Size]byte
 	data [][]byte // of each disk; not kept
+	gone bool     // older than the history that is kept
+}
+
+// mostPoints is how many points are kept for a later look.
+const mostPoints = 60
+
+// keep remembers a point, in place of another one when there are many.
+func (m *memory) keep(p point) {
+	p.data = nil
+	if len(m.points) < mostPoints {
+		m.points = append(m.points, p)
+		return
+	}
+	m.points[p.seq%mostPoints] = p
+}
+
+// forget drops what is older than the history that is kept.
+func (m *memory) forget(first uint64) {
+	m.points = slices.DeleteFunc(m.points, func(p point) bool { return p.seq < first })
+	m.ranges = slices.DeleteFunc(m.ranges, func(r [2]uint64) bool { return r[1] < first })
+	if len(m.ranges) > 0 {
+		m.ranges[0][0] = max(m.ranges[0][0], first)
+	}
 }
 
 // look mounts a point, checks that it is one moment of all three disks, and
@@ -52,7 +76,11 @@ func (w *world) look(seq uint64, all bool) point {
 		h.Sum(p.sum[:0])
 		return nil
 	})
-	if err != nil {
+	switch {
+	case err == nil:
+	case w.short > 0 && w.status().FirstSeq > seq: // it was dropped just now
+		p.gone = true
+	default:
 		w.t.Fatalf("point %d of %v: %v", seq, w.memory.ranges, err)
 	}
 	return p
@@ -79,6 +107,9 @@ func (w *world) mounted(seq uint64, use func(context.Context, []string) error) e
 func (w *world) history(thorough bool) {
 	w.t.Helper()
 	g := w.status()
+	if w.short > 0 {
+		w.memory.forget(g.FirstSeq)
+	}
 	w.stillOffered(g)
 	w.memory.ranges = g.Ranges
 	begin := max(0, len(g.Ranges)-2)
@@ -95,7 +126,7 @@ func (w *world) history(thorough bool) {
 	if begin > 0 {
 		w.sample(g.Ranges[w.rng.IntN(begin)], 0)
 	}
-	for range 2 {
+	for range min(2, len(w.memory.points)) {
 		w.recall(w.memory.points[w.rng.IntN(len(w.memory.points))])
 	}
 	if thorough {
@@ -121,9 +152,8 @@ func (w *world) sample(r [2]uint64, next uint64) {
 		w.points++
 		keep := w.rng.IntN(6) == 0 || len(w.memory.points) == 0
 		p := w.look(seq, keep)
-		p.data = nil
-		if keep {
-			w.memory.points = append(w.memory.points, p)
+		if keep && !p.gone {
+			w.memory.keep(p)
 		}
 	}
 	if next > to+1 {
@@ -152,7 +182,7 @@ func (w *world) stillOffered(g api.GroupStatus) {
 // recall checks that a point is as it was.
 func (w *world) recall(p point) {
 	w.t.Helper()
-	if now := w.look(p.seq, true); now.sum != p.sum {
+	if now := w.look(p.seq, true); !now.gone && now.sum != p.sum {
 		w.t.Errorf("point %d has changed: its chains were at %v and are at %v", p.seq, p.tops, now.tops)
 	}
 }

@@ -86,9 +86,12 @@ func (h *Hub) Mount(group, at string, args ...string) api.Mount {
 	return m
 }
 
-// Budget is how long a random test runs: REPHUB_SOAK (as "make soak" sets it)
-// or a short default.
+// Budget is how long a random test runs: REPHUB_SOAK (as "make soak" sets it; 1
+// is half an hour) or a short default.
 func Budget(def time.Duration) time.Duration {
+	if os.Getenv("REPHUB_SOAK") == "1" {
+		return 30 * time.Minute
+	}
 	if d, err := time.ParseDuration(os.Getenv("REPHUB_SOAK")); err == nil {
 		return d
 	}
