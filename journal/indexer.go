@@ -2,12 +2,19 @@ package journal
 
 import (
 	"context"
+	"sync"
 )
 
-// runIndexer gives every sealed segment its index file and merges the files,
-// until ctx ends. What fails is tried again when the next segment is sealed.
+// runIndexer gives every sealed segment its index file, and has the files
+// merged, until ctx ends. What fails is tried again when the next segment is
+// sealed. A merge may take minutes where there is much history: sealed segments,
+// whose number is bounded, do not wait for it.
 func (l *Log) runIndexer(ctx context.Context) {
 	defer close(l.done)
+	due := make(chan struct{}, 1)
+	var merger sync.WaitGroup
+	merger.Go(func() { l.runMerger(ctx, due) })
+	defer merger.Wait()
 	for {
 		select {
 		case <-ctx.Done():
@@ -20,17 +27,27 @@ func (l *Log) runIndexer(ctx context.Context) {
 			}
 			continue
 		}
-		for ctx.Err() == nil {
-			did, err := l.set.MergeOnce(ctx)
-			if err != nil && ctx.Err() == nil {
+		select {
+		case due <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// runMerger merges index files, whenever there may be some to merge.
+func (l *Log) runMerger(ctx context.Context, due <-chan struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-due:
+		}
+		for did := true; did && ctx.Err() == nil; {
+			var err error
+			if did, err = l.set.MergeOnce(ctx); err != nil && ctx.Err() == nil {
 				l.opt.Logger.Error("merge indexes", "dir", l.dir, "err", err)
 			}
-			if err != nil || !did {
-				break
-			}
-			if err := l.indexPending(ctx); err != nil {
-				break
-			}
+			did = did && err == nil
 		}
 	}
 }
