@@ -27,6 +27,7 @@ type measured struct {
 	bytes float64 // per second
 	p99   float64 // completion latency, microseconds
 	total int64   // bytes moved
+	cpu   time.Duration
 }
 
 // fioReport is what we need of fio's JSON.
@@ -62,11 +63,14 @@ func fio(ctx context.Context, l load) (measured, error) {
 	if l.rate > 0 {
 		args = append(args, fmt.Sprintf("--rate_iops=%d", l.rate))
 	}
-	out, err := exec.CommandContext(ctx, "fio", args...).Output()
+	cmd := exec.CommandContext(ctx, "fio", args...)
+	out, err := cmd.Output()
 	if err != nil {
 		return measured{}, fmt.Errorf("fio: %w: %s", err, stderrOf(err))
 	}
-	return parseFio(out)
+	m, err := parseFio(out)
+	m.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	return m, err
 }
 
 func parseFio(out []byte) (measured, error) {

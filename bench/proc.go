@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // writtenBytes is what a process has caused to be written to disks.
@@ -16,6 +18,33 @@ func writtenBytes(pid int) (int64, error) {
 		return 0, fmt.Errorf("read the I/O counters of process %d: %w", pid, err)
 	}
 	return n, nil
+}
+
+// tick is the unit of /proc/PID/stat: user space always sees 100 per second.
+const tick = 10 * time.Millisecond
+
+// cpuTime is what processes have used of the cores, in user and system mode.
+func cpuTime(pids ...int) (time.Duration, error) {
+	var sum time.Duration
+	for _, pid := range pids {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return 0, err
+		}
+		// The name, in brackets, may hold anything; the 12th and 13th fields after it count.
+		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+		if len(fields) < 13 {
+			return 0, fmt.Errorf("read the times of process %d: %q", pid, data)
+		}
+		for _, s := range fields[11:13] {
+			n, err := strconv.ParseInt(s, 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("read the times of process %d: %w", pid, err)
+			}
+			sum += time.Duration(n) * tick
+		}
+	}
+	return sum, nil
 }
 
 // anonymous is a process's anonymous memory in bytes, without mapped files.

@@ -146,7 +146,7 @@ func openRecorder(ctx context.Context, dir string, size int64) (*recorder, offer
 }
 
 // ringSize is the hub's default, in bytes.
-const ringSize = 64 << 20
+const ringSize = 256 << 20
 
 // write is Drain's sink. While it waits, the ring takes what comes.
 func (r *recorder) write(run tap.Run) error {

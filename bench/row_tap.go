@@ -18,99 +18,113 @@ const durableWithin = time.Second
 
 // tapRow compares the tap with nbdkit writing to a file: both take writes over
 // a unix socket, and both put them on the same disk in the end.
-func tapRow(name string, block, depth int, target float64) func(context.Context, *bench) error {
+func tapRow(name string, depth int, target float64) func(context.Context, *bench) error {
 	return func(ctx context.Context, b *bench) error {
 		dir := filepath.Join(b.dir, name)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
 		defer os.RemoveAll(dir)
-		l := load{rw: "randwrite", block: block, depth: depth, size: tapVolume, run: b.seconds}
-		var lag []float64
-		var void uint64
-		count := 0
-		ours, peer, err := b.inTurns(
-			func() (float64, error) {
-				count++
-				r, err := tapOnce(ctx, filepath.Join(dir, fmt.Sprint("ours-", count)), l)
-				lag = append(lag, r.lag.Seconds())
-				void += r.void
-				return r.iops, err
-			},
-			func() (float64, error) { return fileOnce(ctx, dir, l) })
+		t := tapRuns{dir: dir, load: load{rw: "randwrite", block: 4096, depth: depth, size: tapVolume, run: b.seconds}}
+		ours, peer, err := b.inTurns(func() (float64, error) { return t.ours(ctx) }, func() (float64, error) { return t.peer(ctx) })
 		if err != nil {
 			return err
 		}
-		speed := result{Name: name, What: whatOf(name), Unit: "IOPS", Ours: ours, Peer: peer,
-			PeerIs: "nbdkit file", Target: target, AtLeast: true}
-		if block > 4096 {
-			// More than a disk takes: nbdkit leaves it in memory, the tap goes
-			// void. The figure is what the VM sees, and the note says so.
-			all := median(ours) * b.seconds.Seconds() * float64(b.runs)
-			speed.Note = fmt.Sprintf("%d of our about %.0f writes went void: answered, not recorded, left to a bitmap sync", void, all)
-			b.add(speed)
-			return nil
-		}
-		b.add(speed)
-		b.add(durability(name, lag, void))
+		b.add(result{Name: name, What: whatOf(name), Unit: "IOPS", Ours: ours, Peer: peer,
+			PeerIs: "nbdkit file", Target: target, AtLeast: true, Note: t.cpuNote()})
+		b.add(t.durability(name))
 		return nil
 	}
 }
 
+// tapRuns is what the runs of one row share.
+type tapRuns struct {
+	dir              string
+	load             load
+	count            int
+	lag              []float64 // seconds, the longest time that a write took to the disk, for each run
+	void, writes     uint64    // writes of ours that are not in the journal, and all of them
+	ourCPU, peersCPU []float64 // µs per write
+}
+
+// cpuNote tells what a busy machine does not change.
+func (t *tapRuns) cpuNote() string {
+	return fmt.Sprintf("CPU time per write: %.3g µs (fio, keeper, hub), %.3g µs (fio, nbdkit)", median(t.ourCPU), median(t.peersCPU))
+}
+
 // durability is the second half of the target for small writes.
-func durability(name string, lag []float64, void uint64) result {
+func (t *tapRuns) durability(name string) result {
 	r := result{Name: name + "-durable", What: "  … every write in the journal on disk within", Unit: "s",
-		Ours: []float64{maxOf(lag)}, Target: durableWithin.Seconds(), Note: "the worst of all runs, sampled every 20 ms and at the end"}
-	if void > 0 {
-		r.Failed = fmt.Sprintf("%d writes went void, the disk could not keep up: they are not in the journal", void)
+		Ours: []float64{maxOf(t.lag)}, Target: durableWithin.Seconds(), Note: "the worst of all runs, sampled every 20 ms and at the end"}
+	if t.void > 0 {
+		r.Failed = fmt.Sprintf("%d of %d writes went void, the disk could not keep up: they are not in the journal", t.void, t.writes)
 	}
 	return r
 }
 
-// tapRun is what one run found.
-type tapRun struct {
-	iops float64
-	lag  time.Duration // the longest time that a write took to the disk
-	void uint64        // writes that are not in the journal
-}
-
-func tapOnce(ctx context.Context, dir string, l load) (tapRun, error) {
+// ours is one run of a tap.
+func (t *tapRuns) ours(ctx context.Context) (float64, error) {
+	t.count++
+	dir := filepath.Join(t.dir, fmt.Sprint("ours-", t.count))
 	defer os.RemoveAll(dir)
-	t, err := startTap(dir, l.size)
+	tap, err := startTap(dir, t.load.size)
 	if err != nil {
-		return tapRun{}, err
+		return 0, err
 	}
-	defer t.end()
-	l.uri = t.uri()
+	defer tap.end()
+	if _, err := tap.progress(); err != nil {
+		return 0, err
+	}
+	l := t.load
+	l.uri = tap.uri()
 	stop := make(chan struct{})
 	watched := make(chan lagged, 1)
-	go func() { watched <- t.watchLag(stop) }()
-	m, err := fio(ctx, l)
+	go func() { watched <- tap.watchLag(stop) }()
+	m, cpu, err := withCPU(ctx, l, tap.cmd.Process.Pid, tap.keeper)
 	close(stop)
 	w := <-watched
 	if err = errors.Join(err, w.err); err != nil {
-		return tapRun{}, err
-	}
-	last, err := t.settle(ctx, 30*time.Second)
-	return tapRun{iops: m.iops, lag: max(w.worst, last), void: t.void}, err
-}
-
-// fileOnce is the peer's side: a fresh file each time, as our journal is.
-func fileOnce(ctx context.Context, dir string, l load) (float64, error) {
-	file := filepath.Join(dir, "peer.raw")
-	defer os.Remove(file)
-	if err := makeFile(file, l.size); err != nil {
 		return 0, err
 	}
-	socket := filepath.Join(dir, "peer.sock")
+	last, err := tap.settle(ctx, 30*time.Second)
+	t.lag = append(t.lag, max(w.worst, last).Seconds())
+	t.void += tap.void
+	t.writes += uint64(m.total / int64(l.block))
+	t.ourCPU = append(t.ourCPU, cpu)
+	return m.iops, err
+}
+
+// peer is one run of nbdkit: with a fresh file each time, as our journal is.
+func (t *tapRuns) peer(ctx context.Context) (float64, error) {
+	file := filepath.Join(t.dir, "peer.raw")
+	defer os.Remove(file)
+	if err := makeFile(file, t.load.size); err != nil {
+		return 0, err
+	}
+	socket := filepath.Join(t.dir, "peer.sock")
 	s, err := nbdkit(ctx, socket, "file", file)
 	if err != nil {
 		return 0, err
 	}
 	defer s.stop()
+	l := t.load
 	l.uri = unixURI(socket, "")
-	m, err := fio(ctx, l)
+	m, cpu, err := withCPU(ctx, l, s.cmd.Process.Pid)
+	t.peersCPU = append(t.peersCPU, cpu)
 	return m.iops, err
+}
+
+// withCPU runs a load and tells what fio and the processes given have used per
+// write, in microseconds.
+func withCPU(ctx context.Context, l load, pids ...int) (measured, float64, error) {
+	before, err := cpuTime(pids...)
+	if err != nil {
+		return measured{}, 0, err
+	}
+	m, err := fio(ctx, l)
+	if err != nil {
+		return measured{}, 0, err
+	}
+	after, err := cpuTime(pids...)
+	per := float64((after-before+m.cpu)/time.Microsecond) / float64(m.total/int64(l.block))
+	return m, per, err
 }
 
 type lagged struct {
