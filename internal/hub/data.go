@@ -59,6 +59,9 @@ func openData(path string) (d *dataDir, err error) {
 			return nil, fmt.Errorf("make data directory: %w", err)
 		}
 	}
+	if err := vfs.OS().SyncDir(path); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
 	return d, nil
 }
 

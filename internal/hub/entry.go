@@ -126,14 +126,9 @@ func (e *entry) retain(ctx context.Context, every time.Duration) {
 			return
 		}
 		r := e.record()
-		if r.Intent == catalog.IntentStop {
-			continue // kept as it is: nothing new takes its place
-		}
-		// The wall clock may be set forward by mistake: history ages as fast as
-		// time passes, not faster.
-		now := time.Now().Round(0)
-		if steady := began.Add(time.Since(began)).Round(0); steady.Before(now) {
-			now = steady
+		now, ok := ages(r, began, time.Since(began), time.Now())
+		if !ok {
+			continue
 		}
 		err := e.group.Retain(ctx, now, r.History)
 		text := ""
@@ -145,6 +140,18 @@ func (e *entry) retain(ctx context.Context, every time.Duration) {
 		}
 		last = text
 	}
+}
+
+// ages tells by which time a group's history is cut; false: not at all. A
+// history that was kept stays as it is, for nothing new takes its place. The
+// wall clock may be set forward by mistake: history ages as fast as time passes,
+// not faster.
+func ages(r groupRecord, began time.Time, passed time.Duration, now time.Time) (time.Time, bool) {
+	began, now = began.Round(0), now.Round(0) // wall clocks only
+	if steady := began.Add(passed); steady.Before(now) {
+		now = steady
+	}
+	return now, r.Intent != catalog.IntentStop
 }
 
 // close ends the group and gives its files back; taps stay.

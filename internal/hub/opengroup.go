@@ -47,6 +47,9 @@ func openGroup(_ context.Context, d GroupDeps) (Group, error) {
 	if err != nil {
 		return nil, err
 	}
+	if id := store.Manifest().ID; id != r.ID {
+		return nil, errors.Join(fmt.Errorf("the folder of group %s (%s) holds group %s", r.Name, r.ID, id), store.Close())
+	}
 	deps := protect.Deps{
 		Replica: replicaOf{store}, FS: vfs.OS(), Keeper: d.Keeper, GrantEpoch: d.GrantEpoch, Logger: d.Logger,
 		OpenVM: func(ctx context.Context, ref protect.VMRef) (vm.VM, error) { return d.OpenVM(ctx, ref.QMP) },

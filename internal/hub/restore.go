@@ -34,6 +34,10 @@ func (h *Hub) restore(ctx context.Context) error {
 		return err
 	}
 	for _, r := range records {
+		if _, err := h.find(r.Name); err == nil {
+			h.cfg.Logger.Error("two groups have one name and folder, the catalog's is left out", "group", r.Name, "id", r.ID)
+			continue // one journal is never opened twice
+		}
 		if err := h.add(h.open(ctx, r, false)); err != nil {
 			h.cfg.Logger.Error("restore group", "group", r.Name, "err", err)
 		}
