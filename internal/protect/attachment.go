@@ -274,7 +274,7 @@ func (a *attachment) lastFence(ctx context.Context) {
 	defer cancel()
 	a.epoch = a.g.log.Timeline().Epoch
 	st := a.link.ring.State()
-	if !st.Void || st.Epoch == 0 {
+	if !st.Void || st.Epoch == 0 || a.link.lost.Load() != nil {
 		return
 	}
 	f := journal.Fence{Seq: st.Cut, Wall: a.g.deps.Now().UnixNano(), Mono: monotonic(), Boot: bootID()}
@@ -298,7 +298,7 @@ func (a *attachment) void(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("stop recording: %w", err)
 	}
-	if err := a.link.drainTo(ask, cut); err != nil {
+	if err := a.link.emptied(ask, cut); err != nil {
 		if s := a.link.stalled.Load(); s != nil {
 			return s.err
 		}

@@ -41,7 +41,7 @@ func (a *attachment) begin(ctx context.Context) error {
 func (a *attachment) goesOn(ctx context.Context) bool {
 	st := a.link.ring.State()
 	tl := a.g.log.Timeline()
-	if st.Void || !tl.Attached || st.Epoch != tl.Epoch || a.checkTaps(ctx, st) != nil {
+	if st.Void || a.link.lost.Load() != nil || !tl.Attached || st.Epoch != tl.Epoch || a.checkTaps(ctx, st) != nil {
 		return false
 	}
 	for _, m := range a.machines {
@@ -150,7 +150,7 @@ func (a *attachment) notes(m *machine) error {
 			noted.Need = needCompare
 		}
 		next := memoVolume{Need: noted.Need, Instance: instance, Node: d.now.Node, Stale: noted.Stale}
-		if !m.remembers(d, noted) {
+		if !m.remembers(d, noted) || a.link.lost.Load() != nil {
 			next.Need = max(noted.Need, needCompare)
 			next.Stale = next.Stale || tl.Epoch != 0
 		}
@@ -256,6 +256,7 @@ func (a *attachment) newEpoch(ctx context.Context) error {
 	if err := g.durable(ctx); err != nil {
 		return err
 	}
+	a.link.lost.Store(nil) // the memo has it
 	ask, cancel := context.WithTimeout(ctx, g.cfg.MonitorTimeout)
 	defer cancel()
 	if err := a.link.keeper.Unvoid(ask, g.spec.ID.String(), epoch, seq+1); err != nil {

@@ -126,7 +126,8 @@ func broken(err error) bool {
 	var lost *TapLostError
 	var not *vm.NotWholeError
 	var bypass *vm.BypassError
-	return errors.Is(err, errEpochOver) || errors.As(err, &void) || errors.As(err, &lost) || errors.As(err, &not) || errors.As(err, &bypass) || errors.Is(err, vm.ErrGone)
+	var gap *GapError
+	return errors.As(err, &gap) || errors.Is(err, errEpochOver) || errors.As(err, &void) || errors.As(err, &lost) || errors.As(err, &not) || errors.As(err, &bypass) || errors.Is(err, vm.ErrGone)
 }
 
 // fence proves that nothing was missed up to the seq assigned last when it
@@ -136,6 +137,9 @@ func (a *attachment) fence(ctx context.Context) error {
 	before := a.link.ring.State()
 	now := a.g.deps.Now()
 	f := journal.Fence{Seq: before.Last, Wall: now.UnixNano(), Mono: monotonic(), Boot: bootID()}
+	if gap := a.link.lost.Load(); gap != nil {
+		return gap
+	}
 	if before.Void {
 		return &VoidError{Reason: before.Reason, Cut: before.Cut}
 	}
@@ -232,6 +236,9 @@ func (a *attachment) drained(ctx context.Context, seq journal.Seq) error {
 		cancel()
 		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 			return err
+		}
+		if gap := a.link.lost.Load(); gap != nil {
+			return gap
 		}
 		if s := a.link.stalled.Load(); s != nil {
 			a.g.status.fail(s.err)

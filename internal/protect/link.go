@@ -24,11 +24,32 @@ type link struct {
 	drained chan struct{} // closed when the drainer has ended
 	err     error         // why it ended; read after drained
 	stalled atomic.Pointer[stall]
+	lost    atomic.Pointer[GapError]
 	changed chan struct{} // a hint, of capacity 1: the ring's state changed
 }
 
 // stall says why nothing is journaled at the moment.
 type stall struct{ err error }
+
+// GapError: the journal does not have writes that the ring has given up, or that
+// come before what it holds now, because the journal's disk lost them. What the
+// journal cannot take is then left to a compare.
+type GapError struct {
+	Has, Ring journal.Seq // newest in the journal, and what the ring was or had given up to
+}
+
+func (e *GapError) Error() string {
+	return fmt.Sprintf("the journal ends at seq %d and has lost writes up to %d; what was missed is found by comparing", e.Has, e.Ring)
+}
+
+// lose notes that the journal does not have all up to seq.
+func (l *link) lose(seq journal.Seq) {
+	gap := &GapError{Has: l.g.log.Appended(), Ring: seq}
+	if l.lost.CompareAndSwap(nil, gap) {
+		l.g.logger.Error("writes were lost by the journal's disk", "err", gap)
+		hint(l.changed)
+	}
+}
 
 // openLink opens the group's ring and begins to drain it.
 func (g *Group) openLink(ctx context.Context, k *keeper.Client) (*link, error) {
@@ -39,6 +60,9 @@ func (g *Group) openLink(ctx context.Context, k *keeper.Client) (*link, error) {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l := &link{g: g, keeper: k, ring: ring, stop: stop, drained: make(chan struct{}), changed: make(chan struct{}, 1)}
 	g.stream.end(nil)
+	if st := ring.State(); st.Consumed > g.log.Appended() {
+		l.lose(st.Consumed)
+	}
 	g.status.setRing(ring.State)
 	go func() {
 		defer close(l.drained)
@@ -85,6 +109,27 @@ func (l *link) drainTo(ctx context.Context, seq journal.Seq) error {
 	}
 }
 
+// emptied returns when everything that the ring held at the call, up to seq, is
+// out of it: in the journal, or known to be lost.
+func (l *link) emptied(ctx context.Context, seq journal.Seq) error {
+	mark := l.ring.Mark()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !l.ring.Passed(mark) {
+		select {
+		case <-tick.C:
+		case <-l.drained:
+			return fmt.Errorf("the ring is not drained any more: %w", l.err)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if l.g.log.Appended() < seq {
+		l.lose(seq)
+	}
+	return nil
+}
+
 // drainDead waits until no more moves: nobody writes to this ring any more.
 func (l *link) drainDead(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -106,7 +151,8 @@ func (l *link) drainDead(ctx context.Context) error {
 }
 
 // sink appends one run to the journal. While the disk does not take it, it tries
-// again and again: the ring fills, goes void, and the VM notices nothing.
+// again and again: the ring fills, goes void, and the VM notices nothing. What it
+// can never take is dropped: no fence goes beyond it, and a compare finds it.
 func (l *link) sink(ctx context.Context, run tap.Run) error {
 	regions, first, err := unseen(run, l.g.log.Appended())
 	if err != nil || regions == nil {
@@ -122,7 +168,10 @@ func (l *link) sink(ctx context.Context, run tap.Run) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, journal.ErrGap), errors.Is(err, journal.ErrFenced), errors.Is(err, journal.ErrInvalid), errors.Is(err, journal.ErrClosed):
+		case errors.Is(err, journal.ErrGap), errors.Is(err, journal.ErrFenced):
+			l.lose(run.Last)
+			return nil
+		case errors.Is(err, journal.ErrInvalid), errors.Is(err, journal.ErrClosed):
 			return fmt.Errorf("journal seq %d to %d: %w", first, run.Last, err)
 		}
 		if l.stalled.Swap(&stall{err}) == nil {

@@ -48,7 +48,7 @@ func (a *attachment) detach(ctx context.Context, goal Goal) error {
 	if err != nil {
 		return fmt.Errorf("stop recording: %w", err)
 	}
-	if err := a.link.drainTo(ask, cut); err != nil {
+	if err := a.link.emptied(ask, cut); err != nil {
 		return fmt.Errorf("take the last writes from the keeper: %w", err)
 	}
 	tl := g.log.Timeline()
