@@ -283,10 +283,26 @@ func (w *world) killVMAndHub() {
 	w.hub.Start()
 }
 
+// offline changes a disk while its VM is down, as a file system check would:
+// neither taps nor bitmaps know of it.
+func (w *world) offline() {
+	w.t.Helper()
+	f, err := os.OpenFile(w.q.Image(w.q.Nodes()[w.rng.IntN(3)]), os.O_WRONLY, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer f.Close()
+	at := offlineAt + w.rng.Int64N((sourceSize-offlineAt)/512)*512
+	if _, err := f.WriteAt(fmt.Appendf(nil, "%0512d", w.rng.Uint64()), at); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // again starts a dead VM and its load where they crashed.
 func (w *world) again() {
 	w.t.Helper()
 	_ = w.load.Stop()
+	w.offline()
 	w.q.Restart()
 	tops, err := rig.VerifyChains(context.Background(), w.s.depth, w.guests()...)
 	if err != nil {

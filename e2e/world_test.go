@@ -26,6 +26,7 @@ type setup struct {
 const (
 	sourceSize = 16 << 20 // bytes, of each of three
 	floodAt    = 8 << 20  // behind the chains
+	offlineAt  = 12 << 20 // behind the floods
 	hubDisk    = 4 << 30
 	// ringFull is more than the keeper holds for a hub that does not come.
 	ringFull = 320 << 20

@@ -187,6 +187,9 @@ func (h *Hub) cleanup() {
 	if h.t.Failed() {
 		h.t.Logf("log of the hub:\n%s", h.Log())
 	}
+	if h.cmd == nil {
+		return // it did not even start
+	}
 	_ = h.cmd.Process.Signal(syscall.SIGCONT)
 	_ = h.cmd.Process.Signal(syscall.SIGTERM)
 	select {
