@@ -57,11 +57,15 @@ type memoVolume struct {
 }
 
 // loadMemo reads the memo of a group's folder. Without one, or with volumes it
-// does not know, everything is to be copied.
+// does not know, everything is to be copied. So it is when the memo is damaged:
+// then the error wraps sealed.ErrCorrupt, and the memo can be used.
 func loadMemo(fs vfs.FS, dir string, volumes []Volume) (*memo, error) {
 	m := &memo{fs: fs, path: filepath.Join(dir, memoFile)}
 	m.d.Volumes = map[journal.VolumeID]memoVolume{}
-	if err := m.read(); err != nil && !errors.Is(err, os.ErrNotExist) {
+	err := m.read()
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	} else if err != nil && !errors.Is(err, sealed.ErrCorrupt) {
 		return nil, err
 	}
 	for _, v := range volumes {
@@ -69,7 +73,7 @@ func loadMemo(fs vfs.FS, dir string, volumes []Volume) (*memo, error) {
 			m.d.Volumes[v.ID] = memoVolume{Need: needFull}
 		}
 	}
-	return m, nil
+	return m, err
 }
 
 func (m *memo) read() error {

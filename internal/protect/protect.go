@@ -20,12 +20,14 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	gosync "sync"
 	"time"
 
 	"github.com/rephub/rephub/block"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/sync"
 	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/internal/vfs/sealed"
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
@@ -165,6 +167,8 @@ type Group struct {
 	status status
 	fences fences
 	space  spaceGuard
+
+	naming gosync.Mutex // held while a checkpoint is made, so that a name is given once
 }
 
 // New makes a group from its spec; Run brings it to life.
@@ -196,7 +200,12 @@ func New(deps Deps, spec Spec, cfg Config) (*Group, error) {
 	}
 	g.stream = newStream(g.log)
 	var err error
-	if g.memo, err = loadMemo(deps.FS, deps.Replica.Dir(), spec.Volumes); err != nil {
+	g.memo, err = loadMemo(deps.FS, deps.Replica.Dir(), spec.Volumes)
+	if errors.Is(err, sealed.ErrCorrupt) {
+		g.logger.Error("what was noted of the volumes is lost, they are compared anew", "err", err)
+		err = nil
+	}
+	if err != nil {
 		return nil, fmt.Errorf("group %s: %w", spec.Name, err)
 	}
 	g.status.set(StateDegraded, starting, "")
