@@ -21,8 +21,9 @@ type attachment struct {
 	epoch    journal.Epoch
 	kick     chan struct{} // a hint, of capacity 1: fence now
 
-	switched     bool      // by bringUp: the bitmaps of this attachment's sync are frozen
-	usersChecked time.Time // by the fencer, when last nobody wrote around a tap
+	switched     bool         // by bringUp: the bitmaps of this attachment's sync are frozen
+	users        gosync.Mutex // held while VMs are asked who writes
+	usersChecked time.Time    // by the fencer, when last nobody wrote around a tap
 
 	sync struct {
 		gosync.Mutex
@@ -265,7 +266,29 @@ func (a *attachment) broke(ctx context.Context, why error) error {
 		// All that was recorded before the cut is good if the taps still are.
 		a.lastFence(ctx)
 	}
-	return errors.Join(why, a.giveUp(ctx, why))
+	return errors.Join(why, a.bypassed(why), a.giveUp(ctx, why))
+}
+
+// bypassed notes that a volume was written to around its tap. A writer below the
+// volume's node is in no bitmap of it.
+func (a *attachment) bypassed(why error) error {
+	var bypass *vm.BypassError
+	if !errors.As(why, &bypass) {
+		return nil
+	}
+	for _, m := range a.machines {
+		for _, d := range m.disks {
+			if d.now.Node != bypass.Tap.Volume {
+				continue
+			}
+			noted := a.g.memo.volume(d.ID)
+			noted.Need, noted.Stale = max(noted.Need, needCompare), true
+			if err := a.g.memo.setNeed(d.ID, noted); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // lastFence fences what was recorded before the ring went void.

@@ -64,6 +64,37 @@ func (a *attachment) switchOn(ctx context.Context, m *machine, name vm.BitmapNam
 	return err
 }
 
+// maxFrozen is how many bitmaps of syncs that did not come to their end a disk may
+// keep. Each takes 2 MiB of the VM's memory per TiB of volume.
+const maxFrozen = 16
+
+// limitBitmaps gives the bitmaps of a disk up for a compare when there are too many.
+func (a *attachment) limitBitmaps(ctx context.Context) error {
+	var names []string
+	for _, m := range a.machines {
+		for _, d := range m.disks {
+			frozen := m.frozen(d)
+			if len(frozen) < maxFrozen {
+				continue
+			}
+			noted := a.g.memo.volume(d.ID)
+			noted.Need, noted.Stale = max(noted.Need, needCompare), true
+			if err := a.g.memo.setNeed(d.ID, noted); err != nil {
+				return err
+			}
+			for _, b := range frozen {
+				names = append(names, bitmapKey(b))
+			}
+		}
+	}
+	if err := a.removeBitmaps(ctx, named(names)); err != nil {
+		a.tryAgain("give up many dirty bitmaps", err)
+	}
+	return nil
+}
+
+func bitmapKey(b vm.Bitmap) string { return b.Node + "/" + string(b.Name) }
+
 // frozen are the disk's bitmaps that record no more.
 func (m *machine) frozen(d disk) []vm.Bitmap {
 	var list []vm.Bitmap
@@ -140,7 +171,7 @@ func (a *attachment) frozenNames() []string {
 	for _, m := range a.machines {
 		for _, d := range m.disks {
 			for _, b := range m.frozen(d) {
-				names = append(names, b.Node+"/"+string(b.Name))
+				names = append(names, bitmapKey(b))
 			}
 		}
 	}
@@ -152,5 +183,5 @@ func named(names []string) func(vm.Bitmap) bool {
 	for _, n := range names {
 		set[n] = true
 	}
-	return func(b vm.Bitmap) bool { return set[b.Node+"/"+string(b.Name)] }
+	return func(b vm.Bitmap) bool { return set[bitmapKey(b)] }
 }

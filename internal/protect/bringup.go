@@ -43,6 +43,9 @@ func (a *attachment) syncAll(ctx context.Context) error {
 		// Once: what changed since is in the journal, and a bitmap for every try
 		// would burden the VM.
 		if !a.switched {
+			if err := a.limitBitmaps(ctx); err != nil {
+				return err
+			}
 			if err := a.switchBitmaps(ctx); err != nil {
 				return err
 			}
@@ -135,7 +138,8 @@ func (a *attachment) copyDisk(ctx context.Context, r *reader, d disk, need need)
 		g.status.setSync(d.ID, &SyncStatus{Kind: need.String(), Progress: p})
 	}}
 	src := sync.NewSource(r.pool)
-	stream := &syncStream{stream: g.stream, volume: d.ID, epoch: a.epoch, last: func() journal.Seq { return a.link.ring.State().Last }}
+	stream := &syncStream{stream: g.stream, volume: d.ID, epoch: a.epoch,
+		last: func() journal.Seq { return a.link.ring.State().Last }, space: g.checkSpace}
 	current := g.deps.Replica.Latest(d.ID)
 	compare := need == needCompare || len(r.bitmaps) == 0 // without a bitmap nothing is known
 	if need == needFull {
@@ -165,10 +169,24 @@ func (a *attachment) copyAll(ctx context.Context, src sync.Source, d disk, opt s
 	done := func(n int64) error { return replica.SetSyncProgress(d.ID, n) }
 	from := min(replica.SyncProgress(d.ID), d.now.Size) // it may have shrunk
 	full := sync.FullOptions{Options: opt, From: from, Checkpoint: done}
-	if err := sync.Full(ctx, src, base, full); err != nil {
+	if err := sync.Full(ctx, src, sparingBase{base, a.g.checkSpace}, full); err != nil {
 		return err
 	}
 	return done(d.now.Size)
+}
+
+// sparingBase leaves the disk's reserve alone.
+type sparingBase struct {
+	sync.Base
+	space func() error
+}
+
+// WriteAt implements sync.Base.
+func (b sparingBase) WriteAt(p []byte, off int64) (int, error) {
+	if err := b.space(); err != nil {
+		return 0, err
+	}
+	return b.Base.WriteAt(p, off)
 }
 
 // reader is an NBD connection to a volume that a VM serves.

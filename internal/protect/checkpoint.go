@@ -20,7 +20,9 @@ func (g *Group) Checkpoint(ctx context.Context, name string) (journal.Checkpoint
 	if err := g.freshPoint(ctx); err != nil {
 		return journal.Checkpoint{}, err
 	}
-	durable := g.log.DurableTimeline()
+	g.naming.Lock()
+	defer g.naming.Unlock()
+	durable, taken := g.log.DurableTimeline(), g.log.Timeline().Checkpoints
 	seq, at := g.point(&durable, g.log.Appended())
 	if seq == 0 {
 		return journal.Checkpoint{}, ErrNoPoint
@@ -32,7 +34,7 @@ func (g *Group) Checkpoint(ctx context.Context, name string) (journal.Checkpoint
 	if name == "" {
 		c.Name = "checkpoint-" + at.UTC().Format("20060102T150405.000Z")
 	}
-	if slices.ContainsFunc(durable.Checkpoints, func(o journal.Checkpoint) bool { return o.Name == c.Name }) {
+	if slices.ContainsFunc(taken, func(o journal.Checkpoint) bool { return o.Name == c.Name }) {
 		return journal.Checkpoint{}, fmt.Errorf("checkpoint %s: %w", c.Name, ErrExists)
 	}
 	if err := g.stream.control(durable.Epoch, c); err != nil {

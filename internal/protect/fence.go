@@ -206,6 +206,8 @@ const bypassEvery = time.Second
 // checkUsers is a *vm.BypassError when somebody writes to a volume around its
 // tap. QEMU tells nobody when that begins.
 func (a *attachment) checkUsers(ctx context.Context) error {
+	a.users.Lock() // a VM's last words are a fence beside the fencer's
+	defer a.users.Unlock()
 	if time.Since(a.usersChecked) < bypassEvery {
 		return nil
 	}

@@ -149,6 +149,7 @@ type syncStream struct {
 	volume journal.VolumeID
 	epoch  journal.Epoch
 	last   func() journal.Seq // newest seq that the taps were given
+	space  func() error       // an error while the journal's disk has too little left; nil: there is enough
 }
 
 var _ sync.Stream = (*syncStream)(nil)
@@ -177,6 +178,11 @@ func (s *syncStream) End(t sync.Ticket) {
 func (s *syncStream) Commit(ctx context.Context, id sync.Ticket, r block.Range, data []byte) error {
 	if data != nil && int64(len(data)) != r.Len {
 		return fmt.Errorf("commit %d bytes for a range of %d", len(data), r.Len)
+	}
+	if s.space != nil {
+		if err := s.space(); err != nil {
+			return err
+		}
 	}
 	if err := s.waitAppended(ctx, s.last()); err != nil {
 		return err

@@ -2,6 +2,7 @@ package protect
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 
 	"github.com/rephub/rephub/block"
@@ -86,5 +87,21 @@ func TestCommitEndsWithTheRing(t *testing.T) {
 	s.end(errStopped)
 	if err := <-done; err == nil {
 		t.Error("commit said that it stored what it could not know to be newest")
+	}
+}
+
+// A sync leaves the reserve of the journal's disk alone, as the taps' writes do.
+func TestSyncStopsAtTheReserve(t *testing.T) {
+	s := newStream(nil) // the journal is not even asked
+	full := &SpaceError{}
+	y := &syncStream{stream: s, volume: 1, epoch: 1, last: func() journal.Seq { return 0 }, space: func() error { return full }}
+	r := block.Range{Len: 4096}
+	ticket := y.Begin(r)
+	defer y.End(ticket)
+	if err := y.Commit(t.Context(), ticket, r, make([]byte, 4096)); !errors.Is(err, full) {
+		t.Errorf("commit on a full disk: %v", err)
+	}
+	if _, err := (sparingBase{nil, func() error { return full }}).WriteAt(nil, 0); !errors.Is(err, full) {
+		t.Errorf("copy to a full disk: %v", err)
 	}
 }
