@@ -34,7 +34,9 @@ var sizes = []int64{8 << 20, 12 << 20, 5<<20 + 3*Sector}
 
 // newWorld starts a VM, writes a little to it while nobody looks, protects it,
 // and writes on while the initial sync runs.
-func newWorld(t *testing.T, delayRead time.Duration, args ...string) *world {
+//
+// What the hub reads there reaches it late by so much.
+func newWorld(t *testing.T, lateBy time.Duration, args ...string) *world {
 	t.Helper()
 	// One test may not take for ever, whatever hangs.
 	ctx, cancel := context.WithTimeout(context.Background(), rig.Budget(0)+2*time.Minute)
@@ -45,7 +47,7 @@ func newWorld(t *testing.T, delayRead time.Duration, args ...string) *world {
 	w.r = w.h.Replay()
 	var disks []vmtest.Disk
 	for _, n := range sizes {
-		disks = append(disks, vmtest.Disk{Size: n, DelayRead: delayRead})
+		disks = append(disks, vmtest.Disk{Size: n})
 	}
 	w.qemu = vmtest.Start(t, vmtest.Config{Disks: disks})
 	var uris []string
@@ -58,7 +60,11 @@ func newWorld(t *testing.T, delayRead time.Duration, args ...string) *world {
 	}
 	t.Cleanup(func() { _ = w.load.Close() })
 	w.must(w.load.RunUnrecorded(ctx, 100))
-	w.hub.Must("vm", "add", group, "--qmp", strings.TrimPrefix(w.qemu.QMP, "unix:"), "--nbd-server", w.qemu.NBDServer)
+	reader := w.qemu.NBDServer
+	if lateBy > 0 {
+		reader = late(t, reader, lateBy)
+	}
+	w.hub.Must("vm", "add", group, "--qmp", strings.TrimPrefix(w.qemu.QMP, "unix:"), "--nbd-server", reader)
 	w.hub.Must(append([]string{"protect", group, "--group", group}, args...)...)
 	w.h.Recorded(w.hub.Group(group).Epoch)
 	return w
@@ -254,7 +260,7 @@ func TestPointsAfterTheBaseHasMoved(t *testing.T) {
 }
 
 func TestOldPointsWhileAResyncRuns(t *testing.T) {
-	w := newWorld(t, 20*time.Millisecond)
+	w := newWorld(t, 10*time.Millisecond)
 	w.while(w.protected)
 	w.write(500)
 	before := w.settle()
@@ -267,7 +273,7 @@ func TestOldPointsWhileAResyncRuns(t *testing.T) {
 		old = append(old, m)
 	}
 	w.hub.Must("pause", group)
-	w.must(w.load.RunUnrecorded(w.ctx, 600))
+	w.must(w.load.RunUnrecorded(w.ctx, 300))
 	w.hub.Must("resume", group)
 	w.h.Recorded(w.hub.Group(group).Epoch)
 
@@ -283,7 +289,8 @@ func TestOldPointsWhileAResyncRuns(t *testing.T) {
 			w.hub.Must("unmount", again.ID)
 			if g := w.hub.Group(group); g.State == api.StateSyncing {
 				whole++
-				if g.DurableSeq > before {
+				copies := slices.ContainsFunc(g.Volumes, func(v api.VolumeStatus) bool { return v.Sync != nil })
+				if copies && g.DurableSeq > before {
 					t.Fatalf("point %d is offered while the sync that began after %d runs", g.DurableSeq, before)
 				}
 			}

@@ -35,8 +35,8 @@ type Disk struct {
 	Node   string // "": "diskN"
 	Size   int64  // bytes; 0: 64 MiB
 	Format string // raw (when empty) or qcow2
-	// Delay makes every write of the image take so long, DelayRead every read.
-	Delay, DelayRead time.Duration
+	// Delay makes every write of the image take so long.
+	Delay time.Duration
 	// Device, when not empty, is a -device of this volume without its drive:
 	// "virtio-blk-pci,id=d0,iothread=io1".
 	Device string
@@ -144,9 +144,8 @@ func (q *QEMU) blockdev(d Disk) string {
 		}
 	}
 	file := map[string]any{"driver": "file", "filename": path, "discard": "unmap"}
-	if d.Delay > 0 || d.DelayRead > 0 {
-		slow := StartNBDKit(q.t, "--filter=delay", "file", path,
-			fmt.Sprintf("delay-write=%dms", d.Delay.Milliseconds()), fmt.Sprintf("delay-read=%dms", d.DelayRead.Milliseconds()))
+	if d.Delay > 0 {
+		slow := StartNBDKit(q.t, "--filter=delay", "file", path, fmt.Sprintf("delay-write=%dms", d.Delay.Milliseconds()))
 		q.slow = append(q.slow, slow)
 		file = map[string]any{"driver": "nbd", "server": map[string]any{"type": "unix", "path": slow.Socket}}
 	}
