@@ -135,16 +135,18 @@ func checkChosen(r *groupRecord, wanted []string) error {
 // is left of it.
 func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progress)) error {
 	progress(api.Progress{Step: "making the group"})
-	if err := h.store.AddGroup(ctx, r.Group); err != nil {
-		return catalogError(err)
-	}
+	// The folder first: while another group's history is in it, the catalog must
+	// not have it under this group's name.
 	dir := h.data.join("groups", r.Name)
 	if err := makeFolder(dir); err != nil {
-		return errors.Join(err, h.store.RemoveGroup(ctx, r.ID))
+		return err
+	}
+	if err := h.store.AddGroup(ctx, r.Group); err != nil {
+		return errors.Join(catalogError(err), os.Remove(dir))
 	}
 	err := writeRecord(dir, r)
 	if err != nil {
-		return errors.Join(err, h.store.RemoveGroup(ctx, r.ID), os.RemoveAll(dir))
+		return errors.Join(err, h.store.RemoveGroup(context.WithoutCancel(ctx), r.ID), os.RemoveAll(dir))
 	}
 	e := h.open(ctx, r, true)
 	err = e.openErr
