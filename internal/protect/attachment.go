@@ -21,6 +21,7 @@ type attachment struct {
 	epoch    journal.Epoch
 	kick     chan struct{} // a hint, of capacity 1: fence now
 
+	owed         owed         // by the fencer
 	switched     bool         // by bringUp: the bitmaps of this attachment's sync are frozen
 	users        gosync.Mutex // held while VMs are asked who writes
 	usersChecked time.Time    // by the fencer, when last nobody wrote around a tap
@@ -330,6 +331,20 @@ func (a *attachment) void(ctx context.Context) error {
 	return nil
 }
 
+// owed is how far the journal was when it last was durable so far.
+type owed struct {
+	seq   journal.Seq
+	since time.Time
+}
+
+// late tells whether something has waited longer than limit to become durable.
+func (o *owed) late(log *journal.Log, limit time.Duration) bool {
+	if o.since.IsZero() || log.Durable() >= o.seq {
+		o.seq, o.since = log.Appended(), time.Now()
+	}
+	return time.Since(o.since) > limit
+}
+
 // announce says how things stand after a good fence.
 func (a *attachment) announce() {
 	a.sync.Lock()
@@ -339,6 +354,8 @@ func (a *attachment) announce() {
 	switch {
 	case running != "":
 		a.g.status.set(StateSyncing, running, "")
+	case a.owed.late(a.g.log, a.g.cfg.MonitorTimeout):
+		a.g.status.set(StateDegraded, "the journal's disk does not make writes durable", "")
 	case durable.Open && durable.Epoch == a.epoch:
 		a.g.status.set(StateProtected, "", "")
 	default:

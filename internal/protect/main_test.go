@@ -1,6 +1,7 @@
 package protect
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,7 +44,8 @@ type site struct {
 	dir    string // of the group
 	keeper keeper.ClientConfig
 	cfg    Config
-	noBase bool // replicas cannot take an initial sync
+	fs     vfs.FS // of the journal, if not the system's
+	noBase bool   // replicas cannot take an initial sync
 
 	mu    gosync.Mutex
 	epoch journal.Epoch
@@ -120,7 +122,7 @@ func (s *site) start(vms ...*vmtest.QEMU) *running {
 			})
 		}
 	}
-	replica := openReplica(s.t, s.dir, spec)
+	replica := openReplica(s.t, cmp.Or(s.fs, vfs.OS()), s.dir, spec)
 	replica.noBase = s.noBase
 	logger := slog.New(slog.NewTextHandler(testWriter{s.t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	g, err := New(Deps{
@@ -212,7 +214,7 @@ type testReplica struct {
 	tries  atomic.Int64 // of an initial sync
 }
 
-func openReplica(t *testing.T, dir string, spec Spec) *testReplica {
+func openReplica(t *testing.T, fs vfs.FS, dir string, spec Spec) *testReplica {
 	t.Helper()
 	r := &testReplica{t: t, dir: dir, base: map[journal.VolumeID]*os.File{}, done: map[journal.VolumeID]int64{}}
 	fresh := false
@@ -224,9 +226,9 @@ func openReplica(t *testing.T, dir string, spec Spec) *testReplica {
 	}
 	var err error
 	if fresh {
-		r.log, err = journal.Create(vfs.OS(), filepath.Join(dir, "journal"), spec.ID, journal.Options{})
+		r.log, err = journal.Create(fs, filepath.Join(dir, "journal"), spec.ID, journal.Options{})
 	} else {
-		r.log, err = journal.Open(vfs.OS(), filepath.Join(dir, "journal"), journal.Options{})
+		r.log, err = journal.Open(fs, filepath.Join(dir, "journal"), journal.Options{})
 	}
 	if err != nil {
 		t.Fatal(err)

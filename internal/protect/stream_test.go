@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/rephub/rephub/block"
+	"github.com/rephub/rephub/internal/vfs"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -21,7 +22,7 @@ func write(seq journal.Seq, off int64, data []byte) []byte {
 
 // streamOn is a stream into a fresh journal that is in epoch 1.
 func streamOn(t *testing.T) (*stream, testView) {
-	r := openReplica(t, t.TempDir(), Spec{ID: journal.GroupID{1}, Volumes: []Volume{{ID: 1, VM: "v", Disk: "d", Size: 1 << 20}}})
+	r := openReplica(t, vfs.OS(), t.TempDir(), Spec{ID: journal.GroupID{1}, Volumes: []Volume{{ID: 1, VM: "v", Disk: "d", Size: 1 << 20}}})
 	t.Cleanup(r.close)
 	s := newStream(r.log)
 	if err := s.control(0, journal.VolumeAdded{Volume: 1, Size: 1 << 20}); err != nil {
