@@ -292,7 +292,7 @@ func (w *world) offline() {
 		w.t.Fatal(err)
 	}
 	defer f.Close()
-	at := offlineAt + w.rng.Int64N((sourceSize-offlineAt)/512)*512
+	at := offlineAt + w.rng.Int64N((drizzleAt-offlineAt)/512)*512
 	if _, err := f.WriteAt(fmt.Appendf(nil, "%0512d", w.rng.Uint64()), at); err != nil {
 		w.t.Fatal(err)
 	}

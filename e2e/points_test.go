@@ -50,13 +50,22 @@ func (m *memory) forget(first uint64) {
 	}
 }
 
-// look mounts a point, checks that it is one moment of all three disks, and
-// with all reads everything.
-func (w *world) look(seq uint64, all bool) point {
+// look mounts a point and checks that it is one moment of all three disks; with
+// keep it also reads them, but for the wide range of the drizzle.
+func (w *world) look(seq uint64, keep bool) point {
+	w.t.Helper()
+	if keep {
+		return w.read(seq, drizzleAt)
+	}
+	return w.read(seq, 0)
+}
+
+// read is look that reads so many bytes of each disk.
+func (w *world) read(seq uint64, size int) point {
 	w.t.Helper()
 	p := point{seq: seq}
 	err := w.mounted(seq, func(ctx context.Context, uris []string) (err error) {
-		if p.tops, err = rig.VerifyChains(ctx, w.s.depth, uris...); err != nil || !all {
+		if p.tops, err = rig.VerifyChains(ctx, w.s.depth, uris...); err != nil || size == 0 {
 			return err
 		}
 		h := sha256.New()
@@ -66,7 +75,7 @@ func (w *world) look(seq uint64, all bool) point {
 				return err
 			}
 			defer c.Close()
-			data := make([]byte, sourceSize)
+			data := make([]byte, size)
 			if err := c.ReadAt(ctx, data, 0); err != nil {
 				return err
 			}

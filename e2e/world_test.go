@@ -24,9 +24,10 @@ type setup struct {
 }
 
 const (
-	sourceSize = 16 << 20 // bytes, of each of three
-	floodAt    = 8 << 20  // behind the chains
-	offlineAt  = 12 << 20 // behind the floods
+	sourceSize = drizzleAt + 192<<20 // bytes, of each of three
+	floodAt    = 8 << 20             // behind the chains
+	offlineAt  = 12 << 20            // behind the floods
+	drizzleAt  = 16 << 20
 	hubDisk    = 4 << 30
 	// ringFull is more than the keeper holds for a hub that does not come.
 	ringFull = 320 << 20
@@ -95,6 +96,7 @@ func (w *world) startLoad(from []uint64) {
 		w.t.Fatal(err)
 	}
 	w.load = load
+	w.load.Drizzle(drizzleAt, sourceSize-drizzleAt)
 }
 
 // measureControl runs the same load, flood and all, without a tap.
@@ -244,7 +246,7 @@ func (w *world) settled() {
 // equal checks that the newest point holds what the source's images hold.
 func (w *world) equal() {
 	w.t.Helper()
-	p := w.look(w.status().DurableSeq, true)
+	p := w.read(w.status().DurableSeq, sourceSize)
 	for i, node := range w.q.Nodes() {
 		want, err := os.ReadFile(w.q.Image(node))
 		if err != nil {

@@ -48,7 +48,7 @@ func StartChains(n int, disks ...string) (*Chains, error) {
 func ContinueChains(from []uint64, disks ...string) (*Chains, error) {
 	n := len(from)
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Chains{n: n, cancel: cancel, errs: make(chan error, n)}
+	c := &Chains{n: n, cancel: cancel, errs: make(chan error, n+1)}
 	for _, uri := range disks {
 		d, err := nbd.Dial(ctx, uri, nbd.DialOptions{})
 		if err != nil {
@@ -99,6 +99,29 @@ func (c *Chains) Writes() uint64 { return c.count.Load() }
 
 // TakeSlowest is the longest that a write took since it was last asked for.
 func (c *Chains) TakeSlowest() time.Duration { return time.Duration(c.slowest.Swap(0)) }
+
+// Drizzle writes 512 bytes now and then, each in another 64 KiB of the range that
+// begins at off, and comes to none of them again for a while: what is missed of
+// these is mended by no later write and by no dirty bit of a neighbour.
+func (c *Chains) Drizzle(off, size int64) {
+	const chunk = 64 << 10
+	c.wg.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		buf := make([]byte, chainSlot)
+		for n := int64(0); !c.ending.Load(); n++ {
+			<-tick.C
+			binary.LittleEndian.PutUint64(buf, uint64(n)+1)
+			began := time.Now()
+			disks := int64(len(c.disks))
+			if err := c.disks[n%disks].WriteAt(context.Background(), buf, off+n/disks*chunk%size, 0); err != nil {
+				c.errs <- fmt.Errorf("drizzle %d: %w", n, err)
+				return
+			}
+			c.note(time.Since(began))
+		}
+	})
+}
 
 // Flood writes total bytes to one disk, as fast as it takes them, in MiBs at
 // off and behind it; the slowest counts as that of any other write.
