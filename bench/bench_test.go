@@ -3,7 +3,9 @@ package main
 import (
 	"os"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func TestMedian(t *testing.T) {
@@ -56,6 +58,32 @@ func TestParseFio(t *testing.T) {
 		if _, err := parseFio([]byte(bad)); err == nil {
 			t.Errorf("%q was taken for a report", bad)
 		}
+	}
+}
+
+func TestCPUTime(t *testing.T) {
+	pid := os.Getpid()
+	before, err := cpuTime(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The processor's own count is what is compared with, so a busy machine
+	// changes nothing.
+	var used syscall.Rusage
+	for used.Utime.Sec*1e6+used.Utime.Usec < 100_000 {
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after, err := cpuTime(pid, pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after < 150*time.Millisecond || after < 2*before {
+		t.Errorf("twice the time of a process that has used 100 ms is %s", after)
+	}
+	if _, err := cpuTime(1 << 30); err == nil {
+		t.Error("a process that is not there has a time")
 	}
 }
 

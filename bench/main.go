@@ -83,7 +83,8 @@ func (b *bench) main(only, out string, strict bool) error {
 			fmt.Fprintf(os.Stderr, "row %s: %v\n", r.name, err)
 		}
 		if ctx.Err() != nil {
-			return ctx.Err()
+			failed = errors.Join(failed, fmt.Errorf("interrupted at row %s: the rows after it were not measured", r.name))
+			break // what was measured is still shown
 		}
 	}
 	printTable(os.Stdout, b.results)
