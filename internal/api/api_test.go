@@ -48,6 +48,9 @@ func (e *echo) Status(_ context.Context, g string) (Status, error) {
 func (e *echo) CreateCheckpoint(_ context.Context, g string, r CheckpointRequest) (Checkpoint, error) {
 	return Checkpoint{Name: r.Name}, e.note("create-checkpoint", g, r)
 }
+func (e *echo) RemoveCheckpoint(_ context.Context, g, name string) error {
+	return e.note("remove-checkpoint", g, name)
+}
 func (e *echo) ListCheckpoints(_ context.Context, g string) (Checkpoints, error) {
 	return Checkpoints{}, e.note("list-checkpoints", g)
 }
@@ -121,6 +124,7 @@ func TestOperations(t *testing.T) {
 		{"status", func() error { _, err := c.Status(ctx, "g&x"); return err }, []any{"status", "g&x"}},
 		{"create-checkpoint", func() error { _, err := c.CreateCheckpoint(ctx, "g", CheckpointRequest{"n"}); return err },
 			[]any{"create-checkpoint", "g", CheckpointRequest{"n"}}},
+		{"remove-checkpoint", func() error { return c.RemoveCheckpoint(ctx, "g", "n") }, []any{"remove-checkpoint", "g", "n"}},
 		{"list-checkpoints", func() error { _, err := c.ListCheckpoints(ctx, "g"); return err }, []any{"list-checkpoints", "g"}},
 		{"mount", func() error { _, err := c.Mount(ctx, MountRequest{"g", "-30s", true}); return err }, []any{"mount", MountRequest{"g", "-30s", true}}},
 		{"list-mounts", func() error { _, err := c.ListMounts(ctx); return err }, []any{"list-mounts"}},

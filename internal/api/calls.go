@@ -69,6 +69,12 @@ func (c *Client) ListCheckpoints(ctx context.Context, group string) (Checkpoints
 	return call[Checkpoints](ctx, c, http.MethodGet, groupURL(group)+"/checkpoints", nil)
 }
 
+// RemoveCheckpoint implements Service.
+func (c *Client) RemoveCheckpoint(ctx context.Context, group, name string) error {
+	_, err := call[empty](ctx, c, http.MethodDelete, groupURL(group)+"/checkpoints/"+url.PathEscape(name), nil)
+	return err
+}
+
 // Export implements Service.
 func (c *Client) Export(ctx context.Context, group string, req ExportRequest) (Task, error) {
 	return call[Task](ctx, c, http.MethodPost, groupURL(group)+"/exports", req)

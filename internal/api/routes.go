@@ -61,6 +61,10 @@ func (o *operations) registerPoints(a huma.API) {
 		Group string `path:"group"`
 		Body  CheckpointRequest
 	}
+	type remove struct {
+		Group string `path:"group"`
+		Name  string `path:"name"`
+	}
 	type export struct {
 		Group string `path:"group"`
 		Body  ExportRequest
@@ -74,6 +78,8 @@ func (o *operations) registerPoints(a huma.API) {
 	register(o, a, add, func(ctx context.Context, in *create) (Checkpoint, error) {
 		return o.svc.CreateCheckpoint(ctx, in.Group, in.Body)
 	})
+	registerNoBody(o, a, op(http.MethodDelete, "/groups/{group}/checkpoints/{name}", "remove-checkpoint", "Forget a checkpoint's name"),
+		func(ctx context.Context, in *remove) error { return o.svc.RemoveCheckpoint(ctx, in.Group, in.Name) })
 	register(o, a, taskOp(http.MethodPost, "/groups/{group}/exports", "export", "Write a point's volumes to files"),
 		func(ctx context.Context, in *export) (Task, error) { return o.svc.Export(ctx, in.Group, in.Body) })
 }

@@ -44,6 +44,8 @@ type Groups interface {
 type Points interface {
 	CreateCheckpoint(ctx context.Context, group string, req CheckpointRequest) (Checkpoint, error)
 	ListCheckpoints(ctx context.Context, group string) (Checkpoints, error)
+	// RemoveCheckpoint forgets a name; its point is kept no longer than others.
+	RemoveCheckpoint(ctx context.Context, group, name string) error
 }
 
 // Recovery opens points.

@@ -8,7 +8,7 @@ import (
 
 func (a *app) checkpointCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "checkpoint", Short: "Named recovery points", RunE: needSubcommand}
-	cmd.AddCommand(a.checkpointCreateCommand(), a.checkpointListCommand())
+	cmd.AddCommand(a.checkpointCreateCommand(), a.checkpointListCommand(), a.checkpointRemoveCommand())
 	return cmd
 }
 
@@ -45,6 +45,22 @@ func (a *app) checkpointListCommand() *cobra.Command {
 					return err
 				}
 				return a.print(l, func(t *table) { checkpointsTable(t, l.Checkpoints) })
+			})
+		},
+	}
+}
+
+func (a *app) checkpointRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove G NAME", Short: "Forget a checkpoint; retention may take its point then",
+		Example: "  rephub checkpoint remove shop before-upgrade", Args: cobra.ExactArgs(2),
+		ValidArgsFunction: a.completeGroups,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(func(c *api.Client) error {
+				if err := c.RemoveCheckpoint(cmd.Context(), args[0], args[1]); err != nil {
+					return err
+				}
+				return a.done(map[string]string{"removed": args[1]}, "removed checkpoint "+args[1])
 			})
 		},
 	}

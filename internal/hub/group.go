@@ -49,6 +49,8 @@ type Points interface {
 	// Checkpoint names the newest point, durably.
 	Checkpoint(ctx context.Context, name string) (api.Checkpoint, error)
 	Checkpoints(ctx context.Context) ([]api.Checkpoint, error)
+	// RemoveCheckpoint forgets a name, durably.
+	RemoveCheckpoint(ctx context.Context, name string) error
 }
 
 // GroupDeps is what a group gets from the hub.

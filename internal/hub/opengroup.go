@@ -193,6 +193,15 @@ func (g *realGroup) Checkpoints(context.Context) ([]api.Checkpoint, error) {
 	return out, nil
 }
 
+// RemoveCheckpoint implements Points.
+func (g *realGroup) RemoveCheckpoint(_ context.Context, name string) error {
+	err := g.life.Load().RemoveCheckpoint(name)
+	if errors.Is(err, protect.ErrNoCheckpoint) {
+		return api.Errorf(api.CodeNotFound, "group %s: %v", g.name, err).WithHint("rephub checkpoint list %s shows them", g.name)
+	}
+	return err
+}
+
 func checkpointOf(c journal.Checkpoint) api.Checkpoint {
 	return api.Checkpoint{Name: c.Name, Seq: uint64(c.Seq), Time: time.Unix(0, c.Time).UTC(), Kind: c.Kind}
 }

@@ -74,6 +74,27 @@ func (h *Hub) CreateCheckpoint(ctx context.Context, group string, req api.Checkp
 	return p, nil
 }
 
+// RemoveCheckpoint implements api.Service.
+func (h *Hub) RemoveCheckpoint(ctx context.Context, group, name string) error {
+	e, err := h.find(group)
+	if err != nil {
+		return err
+	}
+	g, err := e.usable()
+	if err != nil {
+		return err
+	}
+	if err := g.RemoveCheckpoint(ctx, name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, copyPatience)
+	defer cancel()
+	if err := h.store.RemoveCheckpoint(ctx, e.record().ID, name); err != nil {
+		e.logger.Warn("forget checkpoint in the catalog", "checkpoint", name, "err", err)
+	}
+	return nil
+}
+
 // ListCheckpoints implements api.Service.
 func (h *Hub) ListCheckpoints(ctx context.Context, group string) (api.Checkpoints, error) {
 	l := api.Checkpoints{Checkpoints: []api.Checkpoint{}}

@@ -46,6 +46,27 @@ func (g *Group) Checkpoint(ctx context.Context, name string) (journal.Checkpoint
 	return c, nil
 }
 
+// RemoveCheckpoint forgets a checkpoint's name: its point is kept no longer than
+// the others. Durable at return.
+func (g *Group) RemoveCheckpoint(name string) error {
+	g.naming.Lock()
+	defer g.naming.Unlock()
+	tl := g.log.Timeline()
+	if !slices.ContainsFunc(tl.Checkpoints, func(o journal.Checkpoint) bool { return o.Name == name }) {
+		return fmt.Errorf("checkpoint %s: %w", name, ErrNoCheckpoint)
+	}
+	if err := g.stream.control(tl.Epoch, journal.CheckpointRemoved{Name: name}); err != nil {
+		return fmt.Errorf("note that checkpoint %s is removed: %w", name, err)
+	}
+	if _, err := g.log.Sync(); err != nil {
+		return fmt.Errorf("make the removal of checkpoint %s durable: %w", name, err)
+	}
+	return nil
+}
+
+// ErrNoCheckpoint: no checkpoint has this name.
+var ErrNoCheckpoint = errors.New("there is no checkpoint of this name")
+
 // ErrExists: the name is taken.
 var ErrExists = errors.New("there is a checkpoint of this name")
 
