@@ -227,9 +227,9 @@ func (a *attachment) watch(ctx context.Context, m *machine) error {
 		case vm.EventShutdown:
 			a.lastWords(ctx, m)
 		case vm.EventDevices:
-			if err := a.checkBypass(ctx, m); err != nil {
-				return err
-			}
+			a.users.Lock()
+			a.usersChecked = time.Time{} // the fence that follows asks
+			a.users.Unlock()
 		default:
 		}
 		hint(a.kick)
@@ -248,15 +248,15 @@ func (a *attachment) lastWords(ctx context.Context, m *machine) {
 	}
 }
 
+// checkBypass is nil when it is known that nobody writes to the VM's protected
+// volumes around their taps.
 func (a *attachment) checkBypass(ctx context.Context, m *machine) error {
 	ask, cancel := context.WithTimeout(ctx, a.g.cfg.MonitorTimeout)
 	defer cancel()
-	err := m.vm.CheckBypass(ask, m.taps)
-	var bypass *vm.BypassError
-	if errors.As(err, &bypass) {
+	if err := m.vm.CheckBypass(ask, m.taps); err != nil {
 		return fmt.Errorf("VM %s: %w", m.ref.Name, err)
 	}
-	return nil // anything else shows at the next fence
+	return nil
 }
 
 // broke ends an attachment that is not whole any more: what was proven stays
