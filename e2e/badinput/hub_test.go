@@ -36,7 +36,7 @@ func TestFolderOfSomebodyElse(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "hub.json"), []byte(`{"magic":"cakes","version":1}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.CLI("hub", "--data", dir); err == nil || !strings.Contains(err.Error(), "error: read "+filepath.Join(dir, "hub.json")) {
+	if _, err := h.CLI("hub", "--data", dir); err == nil || !strings.Contains(err.Error(), "hub.json is damaged, or not a hub's") || !strings.Contains(err.Error(), "hint: ") {
 		t.Errorf("a folder of somebody else: %v", err)
 	}
 	file := filepath.Join(dir, "file")

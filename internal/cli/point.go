@@ -8,6 +8,9 @@ const pointHelp = `POINT is latest, seq:N (the state after write N), an RFC 3339
 
 // checkPoint refuses a bad POINT before the hub is asked.
 func checkPoint(s string) error {
+	if s == "" {
+		return api.Errorf(api.CodeInvalid, "the POINT is empty").WithHint("leave --at out for the newest point, or say which you mean")
+	}
 	_, err := api.ParsePoint(s)
 	return err
 }

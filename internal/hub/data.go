@@ -120,10 +120,11 @@ func (d *dataDir) identify() (string, error) {
 		}
 	case errors.Is(err, sealed.ErrVersion):
 		return "", api.Errorf(api.CodeConflict, "data directory %s: %v", d.path, err).WithHint("use the rephub that wrote it, or a newer one")
+	case errors.Is(err, sealed.ErrCorrupt), err == nil && id.ID == "":
+		return "", api.Errorf(api.CodeConflict, "data directory %s: hub.json is damaged, or not a hub's: %v", d.path, err).
+			WithHint("is it the right directory? if so, put hub.json back from a copy; the groups in it are unharmed")
 	case err != nil:
 		return "", err
-	case id.ID == "":
-		return "", fmt.Errorf("read %s: %w: no identity", name, sealed.ErrCorrupt)
 	}
 	return id.ID, nil
 }
