@@ -1,8 +1,10 @@
 package journal
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -129,6 +131,37 @@ func (l *Log) ReadPayload(p []byte, segment uint32, pos int64) error {
 	defer f.release()
 	if n, err := f.ReadAt(p, pos); n < len(p) {
 		return fmt.Errorf("read %d bytes at %d of %s: %w", len(p), pos, l.path(segment), err)
+	}
+	return nil
+}
+
+// headers are buffers of entry headers.
+var headers = sync.Pool{New: func() any { return new([EntryHeaderSize]byte) }}
+
+// ReadPiece is ReadPayload of a piece that the index says begins at byte off of a
+// volume and was written by the entry seq. When the piece is all of that entry's
+// payload, its checksum is compared: a *CorruptError says where the damage is. A
+// part of a payload cannot be told good from bad; Check can.
+func (l *Log) ReadPiece(p []byte, volume VolumeID, off int64, seq Seq, segment uint32, pos int64) error {
+	f, err := l.files.get(segment)
+	if err != nil {
+		return err
+	}
+	defer f.release()
+	if n, err := f.ReadAt(p, pos); n < len(p) {
+		return fmt.Errorf("read %d bytes at %d of %s: %w", len(p), pos, l.path(segment), err)
+	}
+	buf := headers.Get().(*[EntryHeaderSize]byte)
+	defer headers.Put(buf)
+	if n, _ := f.ReadAt(buf[:], pos-EntryHeaderSize); n < len(buf) || binary.LittleEndian.Uint32(buf[offMagic:]) != entryMagic {
+		return nil // the piece is not the beginning of a payload
+	}
+	h, err := DecodeHeader(buf[:])
+	if err != nil || h.Op != OpWrite || h.Volume != volume || h.Off != off || h.Seq != seq || int(h.PayloadLen) != len(p) {
+		return nil // nor is it the whole of one
+	}
+	if crc32.Checksum(p, castagnoli) != h.CRC {
+		return &CorruptError{File: l.path(segment), Offset: pos, Len: int64(len(p)), Detail: fmt.Sprintf("payload of seq %d does not match its checksum", seq)}
 	}
 	return nil
 }

@@ -134,6 +134,9 @@ func TestFlippedByteOfOldData(t *testing.T) {
 	if err := c.ReadAt(ctx, p[:128<<10], 0); err != nil {
 		t.Error(err)
 	}
+	if err := c.ReadAt(ctx, p[128<<10:192<<10], 128<<10); err == nil {
+		t.Error("a damaged payload was served")
+	}
 	if err := c.ReadAt(ctx, p[192<<10:], 192<<10); err != nil {
 		t.Error(err)
 	}

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/rephub/rephub/internal/vfs"
 	"github.com/rephub/rephub/journal"
+	"github.com/rephub/rephub/journal/index"
 )
 
 // damage changes a file of the group.
@@ -105,6 +107,45 @@ func TestRetainRefusesDamage(t *testing.T) {
 		}
 	}
 	t.Fatal("no data")
+}
+
+// A payload that is read whole is held against its checksum.
+func TestReadsRefuseDamage(t *testing.T) {
+	w := newWorld(t, 404)
+	w.history(100)
+	latest := w.s.Latest(1)
+	pieces, err := w.s.Log().Index().Lookup(1, 0, volSize, uint64(w.s.Log().Appended()), 0, nil)
+	must(t, err)
+	refused := 0
+	for _, p := range pieces {
+		if p.Kind != index.Data {
+			continue
+		}
+		good, got := make([]byte, p.Len), make([]byte, p.Len)
+		_, err := latest.ReadAt(good, p.Off)
+		must(t, err)
+		name := filepath.Join(journalName, fmt.Sprintf("%012d.rhj", p.Segment))
+		w.damage(name, func(f vfs.File) { flip(t, f, p.Pos+p.Len-1) })
+		var bad *journal.CorruptError
+		switch _, err := latest.ReadAt(got, p.Off); {
+		case errors.As(err, &bad):
+			refused++
+			if bad.Offset != p.Pos || bad.Len != p.Len {
+				t.Errorf("damage at %d+%d is reported at %d+%d", p.Pos, p.Len, bad.Offset, bad.Len)
+			}
+		case err != nil:
+			t.Fatal(err)
+		}
+		w.damage(name, func(f vfs.File) { flip(t, f, p.Pos+p.Len-1) })
+		_, err = latest.ReadAt(got, p.Off)
+		must(t, err)
+		if !bytes.Equal(got, good) {
+			t.Error("the byte was put back, and the read differs")
+		}
+	}
+	if refused == 0 {
+		t.Error("no damage was noticed")
+	}
 }
 
 // A number that is taken costs the other volume nothing.

@@ -118,7 +118,7 @@ func (m *image) fill(p []byte, off int64, pieces []index.Piece) error {
 		case index.Zero:
 			clear(part)
 		case index.Data:
-			err = m.s.log.ReadPayload(part, x.Segment, x.Pos)
+			err = m.s.log.ReadPiece(part, m.id, x.Off, journal.Seq(x.Seq), x.Segment, x.Pos)
 		default:
 			err = m.base.readAt(part, x.Off)
 		}
