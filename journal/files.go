@@ -129,6 +129,10 @@ func (l *Log) ReadPayload(p []byte, segment uint32, pos int64) error {
 		return err
 	}
 	defer f.release()
+	return l.readFull(f, p, segment, pos)
+}
+
+func (l *Log) readFull(f *openFile, p []byte, segment uint32, pos int64) error {
 	if n, err := f.ReadAt(p, pos); n < len(p) {
 		return fmt.Errorf("read %d bytes at %d of %s: %w", len(p), pos, l.path(segment), err)
 	}
@@ -148,8 +152,8 @@ func (l *Log) ReadPiece(p []byte, volume VolumeID, off int64, seq Seq, segment u
 		return err
 	}
 	defer f.release()
-	if n, err := f.ReadAt(p, pos); n < len(p) {
-		return fmt.Errorf("read %d bytes at %d of %s: %w", len(p), pos, l.path(segment), err)
+	if err := l.readFull(f, p, segment, pos); err != nil {
+		return err
 	}
 	buf := headers.Get().(*[EntryHeaderSize]byte)
 	defer headers.Put(buf)
