@@ -149,13 +149,15 @@ func (a *attachment) copyDisk(ctx context.Context, r *reader, d disk, need need)
 		compare = compare || g.memo.volume(d.ID).Stale
 	}
 	if compare {
-		return copied, sync.Compare(ctx, src, current, stream, opt)
+		err := sync.Compare(ctx, src, current, stream, opt)
+		return copied, err
 	}
 	total, err := sync.CountRanges(sync.DirtyRanges(ctx, r.pool, r.bitmaps...))
 	if err != nil {
 		return copied, fmt.Errorf("read dirty bitmaps: %w", err)
 	}
-	return copied, sync.Ranges(ctx, src, current, sync.DirtyRanges(ctx, r.pool, r.bitmaps...), stream, sync.RangesOptions{Options: opt, Total: total})
+	err = sync.Ranges(ctx, src, current, sync.DirtyRanges(ctx, r.pool, r.bitmaps...), stream, sync.RangesOptions{Options: opt, Total: total})
+	return copied, err
 }
 
 // copyAll is the initial sync. What the VM wrote since the attach is in the
