@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -69,7 +68,8 @@ func openGroup(_ context.Context, d GroupDeps) (Group, error) {
 }
 
 func protectConfig(d GroupDeps) protect.Config {
-	return protect.Config{ReaderDir: filepath.Join(d.RunDir, d.Record.ID.String()[:8])}
+	// Of the hub, not of the group: a QEMU has one NBD server for all groups.
+	return protect.Config{ReaderDir: d.RunDir}
 }
 
 // Again implements Life.

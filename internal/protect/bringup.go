@@ -200,6 +200,11 @@ type reader struct {
 	timeout time.Duration
 }
 
+// readerOf says where a VM's NBD server is; the same for all groups of a hub.
+func (g *Group) readerOf(ref VMRef) vm.ReaderConfig {
+	return vm.ReaderConfig{Dir: filepath.Join(g.cfg.ReaderDir, ref.Name), Address: ref.NBDServer}
+}
+
 // readerConns is the number of connections a sync reads through.
 const readerConns = 4
 
@@ -207,11 +212,11 @@ func (a *attachment) openReader(ctx context.Context, m *machine, d disk) (*reade
 	ask, cancel := context.WithTimeout(ctx, a.g.cfg.MonitorTimeout)
 	defer cancel()
 	r := &reader{vm: m.vm, timeout: a.g.cfg.MonitorTimeout}
-	dir := filepath.Join(a.g.cfg.ReaderDir, m.ref.Name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	conf := a.g.readerOf(m.ref)
+	if err := os.MkdirAll(conf.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make a place for the VM's socket: %w", err)
 	}
-	if err := m.vm.StartReader(ask, vm.ReaderConfig{Dir: dir, Address: m.ref.NBDServer}); err != nil {
+	if err := m.vm.StartReader(ask, conf); err != nil {
 		return nil, err
 	}
 	if err := a.withdrawOld(ask, m, d); err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/rephub/rephub/internal/tap"
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
@@ -77,8 +79,19 @@ func (a *attachment) clear(ctx context.Context) error {
 	}
 	ask, cancel := context.WithTimeout(ctx, a.g.cfg.MonitorTimeout)
 	defer cancel()
-	if err := a.link.keeper.CloseRing(ask, a.g.spec.ID.String()); err != nil {
-		return fmt.Errorf("give the ring back: %w", err)
+	for _, m := range a.machines {
+		if err := m.vm.StopReader(ask, a.g.readerOf(m.ref)); err != nil {
+			a.g.logger.Warn("the VM's NBD server stays", "vm", m.ref.Name, "err", err)
+		}
 	}
-	return nil
+	for {
+		err := a.link.keeper.CloseRing(ask, a.g.spec.ID.String())
+		if err == nil {
+			return nil
+		}
+		// The VM has let go of its taps; the keeper may not have seen the last of it.
+		if !errors.Is(err, tap.ErrBusy) || !sleep(ask, 20*time.Millisecond) {
+			return fmt.Errorf("give the ring back: %w", err)
+		}
+	}
 }

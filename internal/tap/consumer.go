@@ -105,6 +105,9 @@ func (c *Consumer) walk(max int) (Run, error) {
 			if pos += chunk - pos%chunk; pos >= head {
 				return Run{}, fmt.Errorf("%w: skip to %d reaches beyond %d", ErrCorrupt, pos, head)
 			}
+			if run.Count == 0 {
+				c.next = pos // what comes is waited for there: a skip to an unfinished entry is nothing new
+			}
 			continue
 		}
 		h, err := c.entry(pos, off, head)

@@ -81,6 +81,9 @@ type Taps interface {
 type Reader interface {
 	// StartReader makes the VM listen, unless it already does for us.
 	StartReader(ctx context.Context, c ReaderConfig) error
+	// StopReader ends the server that StartReader had started with the same
+	// config, unless somebody has an export on it.
+	StopReader(ctx context.Context, c ReaderConfig) error
 	// Export offers a volume and returns where to read it.
 	Export(ctx context.Context, e Export) (Exported, error)
 	// Unexport withdraws an export after its clients have gone; one that is

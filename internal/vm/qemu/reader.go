@@ -52,23 +52,46 @@ func (v *VM) StartReader(ctx context.Context, c vm.ReaderConfig) error {
 		v.reader.set(network, address)
 		return nil
 	}
-	h := fnv.New64a()
-	h.Write([]byte(v.addr))
-	path := filepath.Join(c.Dir, fmt.Sprintf("rephub-%016x.nbd", h.Sum64()))
+	path := v.readerPath(c)
 	if len(path) > maxSocketPath {
 		return fmt.Errorf("start the NBD server: socket path %s is longer than %d bytes", path, maxSocketPath)
 	}
 	if probe(ctx, "unix", path) != nil { // not running from an earlier life of ours
 		err := v.do(ctx, "nbd-server-start", args{"addr": args{"type": "unix", "data": args{"path": path}}}, nil)
-		if qemuSays(err, "already running") {
+		if qemuSays(err, "already running") && probe(ctx, "unix", path) != nil { // nor started by us meanwhile
 			return vm.WithHint(fmt.Errorf("%w: %w", vm.ErrServerRunning, err),
 				"tell where it listens with --nbd-server unix:PATH, or end it with nbd-server-stop")
 		}
-		if err != nil {
+		if err != nil && !qemuSays(err, "already running") {
 			return fmt.Errorf("start the NBD server: %w", err)
 		}
 	}
 	v.reader.set("unix", path)
+	return nil
+}
+
+// readerPath is where a server of ours listens.
+func (v *VM) readerPath(c vm.ReaderConfig) string {
+	h := fnv.New64a()
+	h.Write([]byte(v.addr))
+	return filepath.Join(c.Dir, fmt.Sprintf("rephub-%016x.nbd", h.Sum64()))
+}
+
+// StopReader implements vm.Reader.
+func (v *VM) StopReader(ctx context.Context, c vm.ReaderConfig) error {
+	if c.Address != "" || probe(ctx, "unix", v.readerPath(c)) != nil {
+		return nil // it is not ours, or not there
+	}
+	var used []struct{}
+	if err := v.do(ctx, "query-block-exports", nil, &used); err != nil {
+		return fmt.Errorf("list exports: %w", err)
+	}
+	if len(used) > 0 {
+		return nil
+	}
+	if err := v.do(ctx, "nbd-server-stop", nil, nil); err != nil {
+		return fmt.Errorf("stop the NBD server: %w", err)
+	}
 	return nil
 }
 
