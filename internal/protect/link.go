@@ -178,9 +178,7 @@ func (l *link) sink(ctx context.Context, run tap.Run) error {
 			l.g.logger.Warn("the journal does not take writes", "seq", first, "err", err)
 			hint(l.changed)
 		}
-		select {
-		case <-time.After(l.g.cfg.Retry / 4):
-		case <-ctx.Done():
+		if !sleep(ctx, l.g.cfg.Retry/4) {
 			return context.Cause(ctx)
 		}
 	}
