@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -151,9 +152,9 @@ func TestCrashWhileDropping(t *testing.T) {
 // TestDropOnAFullDisk: dropping is how space comes back, so it must not need any.
 func TestDropOnAFullDisk(t *testing.T) {
 	base := memFS(t)
-	full := false
+	var full atomic.Bool // the indexer writes too, whenever it likes
 	fs := errorfs.New(base, func(c errorfs.Call) error {
-		if full && c.Op == errorfs.Write {
+		if full.Load() && c.Op == errorfs.Write {
 			return &os.PathError{Op: "write", Path: c.Name, Err: os.ErrInvalid}
 		}
 		return nil
@@ -164,7 +165,7 @@ func TestDropOnAFullDisk(t *testing.T) {
 	fenced(t, l, w, 100)
 	settled(t, l)
 	files := len(image(t, base))
-	full = true
+	full.Store(true)
 	if err := l.Append(w.writes(3)); !errors.Is(err, os.ErrInvalid) {
 		t.Fatalf("append on a full disk: %v", err)
 	}
@@ -172,7 +173,7 @@ func TestDropOnAFullDisk(t *testing.T) {
 	if got := len(image(t, base)); got >= files {
 		t.Fatalf("%d files, before %d", got, files)
 	}
-	full = false
+	full.Store(false)
 	must(t, l.Append(w.writes(3)))
 }
 

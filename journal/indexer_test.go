@@ -3,9 +3,11 @@ package journal
 import (
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/rephub/rephub/internal/vfs/errorfs"
 )
@@ -33,7 +35,9 @@ func TestAppendWhileAMergeTakesLong(t *testing.T) {
 		b := w.writes(4)
 		appendPatiently(t, func() error { return l.Append(b) })
 	}
-	if !hung.Load() {
-		t.Fatal("there was no merge")
+	for deadline := time.Now().Add(10 * time.Second); !hung.Load(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("there was no merge")
+		}
 	}
 }
