@@ -29,7 +29,7 @@ var aLongTimeAgo = time.Unix(1, 0)
 type conn struct {
 	srv    *Server
 	raw    net.Conn // as accepted
-	rw     net.Conn // raw, or the TLS session over it; changed only during the handshake
+	rw     net.Conn // raw, the TLS session over it, or in transmission the socket below it; changed only during the handshake
 	in     *input
 	cancel context.CancelCauseFunc
 

@@ -119,6 +119,7 @@ func (w *worker) receive(p []byte) error {
 	if err := w.flush(); err != nil {
 		return err
 	}
+	w.s.expectRest(true)
 	for n < len(p) {
 		m, err := w.s.rw.Read(p[n:])
 		n += m

@@ -20,6 +20,7 @@ type Server struct {
 	log     *slog.Logger
 	budget  *budget
 	watch   *watchdog
+	pollers *pollers
 
 	state struct {
 		sync.Mutex
@@ -41,7 +42,7 @@ func NewServer(exports Exports, cfg ServerConfig) (*Server, error) {
 	}
 	cfg.EnsureDefaults()
 	s := &Server{exports: exports, cfg: cfg, log: cfg.Logger, budget: newBudget(cfg.MemoryBudget)}
-	s.watch = newWatchdog()
+	s.watch, s.pollers = newWatchdog(), newPollers()
 	s.state.listeners = make(map[net.Listener]struct{})
 	s.state.conns = make(map[*conn]struct{})
 	return s, nil

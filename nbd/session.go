@@ -33,6 +33,7 @@ const (
 //	                                                          └──nothing for standbyTime──▶ gone
 type session struct {
 	*conn
+	sock       *socket // rw, if that is plain and can be read past the runtime
 	backend    Backend
 	status     BlockStatuser
 	ctxs       ContextStatuser
@@ -77,6 +78,11 @@ type handover struct {
 
 func newSession(h *handshake, backend Backend, info ExportInfo, contexts []metaContext) *session {
 	s := &session{conn: h.conn, backend: backend, info: info, contexts: contexts, structured: h.structured, extended: h.extended}
+	if s.rw == s.raw {
+		if s.sock = newSocket(s.raw, s.srv.pollers); s.sock != nil {
+			s.rw = s.sock
+		}
+	}
 	s.flags = info.flags(s.chunked())
 	if s.extended && len(contexts) > 0 {
 		s.flags |= BlockStatusPayload
@@ -159,6 +165,7 @@ func (s *session) fill(w *worker) error {
 			s.big.Store(true)
 			s.srv.watch.noticeBig()
 		}
+		s.expectRest(w.busy || w.in.buffered() > 0)
 		n, err := w.in.fill(s.rw)
 		s.activity.Add(1)
 		if n > 0 {
@@ -170,6 +177,13 @@ func (s *session) fill(w *worker) error {
 		if err = s.interrupted(w, err); err != nil {
 			return err
 		}
+	}
+}
+
+// expectRest says whether the next read is for the rest of a request, which is on its way.
+func (s *session) expectRest(yes bool) {
+	if s.sock != nil {
+		s.sock.partial = yes
 	}
 }
 
@@ -207,10 +221,18 @@ func (s *session) write(p []byte) error {
 	return err
 }
 
+// gather is where several buffers go with one system call.
+func (s *session) gather() net.Conn {
+	if s.sock != nil {
+		return s.raw
+	}
+	return s.rw
+}
+
 // writeBuffers is write for a header and a payload in two pieces.
 func (s *session) writeBuffers(bufs *net.Buffers) error {
 	s.wmu.Lock()
-	_, err := bufs.WriteTo(s.rw)
+	_, err := bufs.WriteTo(s.gather())
 	s.wmu.Unlock()
 	if err != nil {
 		s.cancel(err)
