@@ -213,12 +213,7 @@ func (e *entry) status() api.GroupStatus {
 	if e.group != nil {
 		st = e.group.Status()
 	} else {
-		st = api.GroupStatus{State: api.StateDegraded, Reason: e.openErr.Error(), Hint: "see rephub journal check " + e.dir}
-		for _, v := range r.Volumes {
-			st.Volumes = append(st.Volumes, api.VolumeStatus{
-				Name: v.Name, UUID: v.UUID, VM: v.VM, Node: v.Node, Size: v.Size, State: api.StateDegraded,
-			})
-		}
+		st = unopened(r, e.openErr, e.dir)
 	}
 	if e.group != nil && r.Intent == catalog.IntentStop && st.State == api.StateDegraded {
 		st.State, st.Reason, st.Hint = api.StateStopped, "protection was ended, its history is kept", ""

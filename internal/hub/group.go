@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/rephub/rephub/internal/api"
@@ -79,4 +80,9 @@ type OpenGroup func(ctx context.Context, deps GroupDeps) (Group, error)
 type groupRecord struct {
 	catalog.Group
 	VMs []catalog.VM `json:"vms"`
+}
+
+// knows says whether the record tells where a VM is.
+func (r *groupRecord) knows(vmName string) bool {
+	return slices.ContainsFunc(r.VMs, func(m catalog.VM) bool { return m.Name == vmName })
 }

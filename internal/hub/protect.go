@@ -269,10 +269,14 @@ func (h *Hub) mean(ctx context.Context, e *entry, intent catalog.Intent) error {
 func (h *Hub) tell(ctx context.Context, r groupRecord) {
 	ctx, cancel := context.WithTimeout(ctx, copyPatience)
 	defer cancel()
-	_, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { g.Intent = r.Intent; return nil })
-	if err != nil {
+	if err := h.setIntent(ctx, r); err != nil {
 		h.cfg.Logger.Warn("tell the catalog what a group is meant to do", "group", r.Name, "err", err)
 	}
+}
+
+func (h *Hub) setIntent(ctx context.Context, r groupRecord) error {
+	_, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { g.Intent = r.Intent; return nil })
+	return err
 }
 
 // Pause implements api.Service.

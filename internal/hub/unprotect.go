@@ -19,6 +19,11 @@ func (h *Hub) Unprotect(_ context.Context, group string, keepHistory bool) (api.
 		if err := h.checkUnmounted(e); err != nil {
 			return api.Task{}, err
 		}
+		if e.group == nil {
+			if err := checkNothingLost(e); err != nil {
+				return api.Task{}, err
+			}
+		}
 	}
 	return h.tasks.start("unprotect", group, func(ctx context.Context, progress func(api.Progress)) (any, error) {
 		progress(api.Progress{Step: "taking the taps away"})
@@ -45,20 +50,18 @@ func (h *Hub) remove(ctx context.Context, e *entry, keepHistory bool) error {
 		return err
 	}
 	defer release()
-	name := e.record().Name
 	if e.group != nil {
-		if err := h.mean(ctx, e, catalog.IntentStop); err != nil {
+		err = h.end(ctx, e)
+	} else {
+		err = h.abandon(ctx, e)
+	}
+	if err != nil || keepHistory {
+		return err
+	}
+	if e.group == nil { // there may be more in the folder than when it was asked
+		if err := checkNothingLost(e); err != nil {
 			return err
 		}
-		if e.ended == nil {
-			e.live() // stopped before the hub started; a kill may have left taps
-		}
-		if err := e.group.Stop(ctx); err != nil {
-			return fmt.Errorf("stop group %s: %w", name, err)
-		}
-	}
-	if keepHistory {
-		return nil
 	}
 	if err := e.seal(); err != nil {
 		return err
@@ -76,6 +79,20 @@ func (h *Hub) remove(ctx context.Context, e *entry, keepHistory bool) error {
 	}
 	if err := h.store.RemoveGroup(ctx, e.record().ID); err != nil && !errors.Is(err, catalog.ErrNotFound) {
 		return catalogError(err)
+	}
+	return nil
+}
+
+// end ends the protection of an open group.
+func (h *Hub) end(ctx context.Context, e *entry) error {
+	if err := h.mean(ctx, e, catalog.IntentStop); err != nil {
+		return err
+	}
+	if e.ended == nil {
+		e.live() // stopped before the hub started; a kill may have left taps
+	}
+	if err := e.group.Stop(ctx); err != nil {
+		return fmt.Errorf("stop group %s: %w", e.record().Name, err)
 	}
 	return nil
 }
