@@ -64,6 +64,10 @@ func (g *Group) follow(ctx context.Context, l *link) error {
 	if err == nil {
 		err = a.run(ctx)
 	}
+	if around := a.around(); around != nil && ctx.Err() != nil {
+		// Whoever comes next hears nothing of it from the VM.
+		return errors.Join(a.broke(context.WithoutCancel(ctx), around), g.cut(around.Error()))
+	}
 	if err == nil || ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -270,16 +274,27 @@ func (a *attachment) broke(ctx context.Context, why error) error {
 	return errors.Join(why, a.bypassed(why), a.giveUp(ctx, why))
 }
 
-// bypassed notes that a volume was written to around its tap. A writer below the
-// volume's node is in no bitmap of it.
+// around is a *vm.BypassError when somebody came and went unseen.
+func (a *attachment) around() error {
+	for _, m := range a.machines {
+		if err := m.vm.Around(); err != nil {
+			return fmt.Errorf("VM %s: %w", m.ref.Name, err)
+		}
+	}
+	return nil
+}
+
+// bypassed notes which volumes were, or may have been, written to around their
+// taps. A writer below a volume's node is in no bitmap of it.
 func (a *attachment) bypassed(why error) error {
 	var bypass *vm.BypassError
 	if !errors.As(why, &bypass) {
-		return nil
+		bypass = &vm.BypassError{}
 	}
 	for _, m := range a.machines {
+		unseen := m.vm.Around() != nil
 		for _, d := range m.disks {
-			if d.now.Node != bypass.Tap.Volume {
+			if !unseen && d.now.Node != bypass.Tap.Volume {
 				continue
 			}
 			noted := a.g.memo.volume(d.ID)

@@ -200,15 +200,12 @@ func (a *attachment) checkSlots(s tap.State) error {
 	return nil
 }
 
-// bypassEvery is how often VMs under load are asked who writes to the volumes.
-const bypassEvery = time.Second
-
 // checkUsers is a *vm.BypassError when somebody writes to a volume around its
-// tap. QEMU tells nobody when that begins.
+// tap. QEMU tells nobody when that begins; who goes before a look, the VM notes.
 func (a *attachment) checkUsers(ctx context.Context) error {
 	a.users.Lock() // a VM's last words are a fence beside the fencer's
 	defer a.users.Unlock()
-	if time.Since(a.usersChecked) < bypassEvery {
+	if time.Since(a.usersChecked) < a.g.cfg.BypassEvery {
 		return nil
 	}
 	for _, m := range a.machines {

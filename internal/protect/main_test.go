@@ -44,8 +44,9 @@ type site struct {
 	dir    string // of the group
 	keeper keeper.ClientConfig
 	cfg    Config
-	fs     vfs.FS // of the journal, if not the system's
-	noBase bool   // replicas cannot take an initial sync
+	fs     vfs.FS            // of the journal, if not the system's
+	noBase bool              // replicas cannot take an initial sync
+	wrap   func(vm.VM) vm.VM // what is between the group and its VMs, if anything
 
 	mu    gosync.Mutex
 	epoch journal.Epoch
@@ -92,6 +93,15 @@ func (s *site) connect(ctx context.Context) (*keeper.Client, error) {
 	return k, nil
 }
 
+// open is Deps.OpenVM.
+func (s *site) open(ctx context.Context, ref VMRef) (vm.VM, error) {
+	v, err := qemu.Open(ctx, ref.QMP, qemu.Config{})
+	if err != nil || s.wrap == nil {
+		return v, err
+	}
+	return s.wrap(v), nil
+}
+
 // grant is Deps.GrantEpoch.
 func (s *site) grant(_ context.Context, _ journal.GroupID, after journal.Epoch) (journal.Epoch, error) {
 	s.mu.Lock()
@@ -127,7 +137,7 @@ func (s *site) start(vms ...*vmtest.QEMU) *running {
 	logger := slog.New(slog.NewTextHandler(testWriter{s.t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	g, err := New(Deps{
 		Replica: replica, FS: vfs.OS(), Keeper: s.connect, GrantEpoch: s.grant, Logger: logger,
-		OpenVM: func(ctx context.Context, ref VMRef) (vm.VM, error) { return qemu.Open(ctx, ref.QMP, qemu.Config{}) },
+		OpenVM: s.open,
 	}, spec, s.cfg)
 	if err != nil {
 		s.t.Fatal(err)

@@ -111,6 +111,8 @@ type Config struct {
 	FenceBusy, FenceIdle time.Duration
 	// SyncEvery is the most that the journal goes without fdatasync while there is something to sync; 50 ms.
 	SyncEvery time.Duration
+	// BypassEvery is the least time between two looks at who writes to the volumes; 1 s.
+	BypassEvery time.Duration
 	// RotateBitmaps is how often dirty bitmaps are begun anew, so that a resync reads little; 60 s.
 	RotateBitmaps time.Duration
 	// Retry is the pause after a step that did not work; 1 s.
@@ -136,6 +138,7 @@ func (c *Config) EnsureDefaults() {
 	set(&c.FenceBusy, 100*time.Millisecond)
 	set(&c.FenceIdle, time.Second)
 	set(&c.SyncEvery, 50*time.Millisecond)
+	set(&c.BypassEvery, time.Second)
 	set(&c.RotateBitmaps, time.Minute)
 	set(&c.Retry, time.Second)
 	set(&c.MonitorTimeout, 5*time.Second)

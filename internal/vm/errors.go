@@ -61,17 +61,24 @@ func (e *NotWholeError) Error() string {
 	return fmt.Sprintf("tap %s of volume %s is not whole: %s: %s", e.Tap.Job, e.Tap.Volume, e.Reason, e.Detail)
 }
 
-// BypassError: User writes to the volume and goes around our tap.
+// BypassError: User writes to the volume and goes around our tap. Without a Tap it
+// has gone again, and may have written to any volume of the VM.
 type BypassError struct {
 	Tap  Tap
 	User string
 }
 
 func (e *BypassError) Error() string {
+	if e.Tap == (Tap{}) {
+		return e.User + " came and went unseen and may have written around the taps; what it wrote is found by comparing"
+	}
 	return fmt.Sprintf("%s uses volume %s around its tap", e.User, e.Tap.Volume)
 }
 
 // Hint is one sentence for the user.
 func (e *BypassError) Hint() string {
+	if e.Tap == (Tap{}) {
+		return "it goes on by itself; pause the group for work on its volumes in the hypervisor"
+	}
 	return "remove it, or add it before the protection starts: what it writes is not protected"
 }

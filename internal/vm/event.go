@@ -19,7 +19,7 @@ const (
 	EventTapFailed EventKind = "tap-failed"
 	// EventTapEnded: a tap's job is over, Failure empty when we ended it.
 	EventTapEnded EventKind = "tap-ended"
-	// EventDevices: devices came or went; call CheckBypass and Volumes.
+	// EventDevices: devices, exports or jobs of others came or went; call CheckBypass and Volumes.
 	EventDevices EventKind = "devices"
 )
 

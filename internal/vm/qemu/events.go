@@ -17,6 +17,12 @@ type jobEvent struct {
 	Operation string `json:"operation"`
 }
 
+// record is qmp.Options.OnEvent.
+func (v *VM) record(e qmp.Event) {
+	v.jobs.record(e)
+	v.strangers.record(e)
+}
+
 // jobLog remembers what went wrong with our jobs. It is filled by the reader
 // of the connection, so what it lacks when a reply is here had not happened
 // when QEMU sent the reply.
@@ -27,7 +33,7 @@ type jobLog struct {
 
 func newJobLog() *jobLog { return &jobLog{failed: make(map[string]string)} }
 
-// record is qmp.Options.OnEvent.
+// record takes an event over.
 func (l *jobLog) record(e qmp.Event) {
 	var failure string
 	switch e.Name {
@@ -125,6 +131,12 @@ func translate(e qmp.Event) (vm.Event, bool) {
 		if out.Device = d.Device + d.ID; out.Device == "" {
 			out.Device = d.Path
 		}
+	case "JOB_STATUS_CHANGE":
+		var d struct{ ID, Status string }
+		if json.Unmarshal(e.Data, &d) != nil || isOurs(d.ID, vm.KindJob) || d.Status != "created" && d.Status != "concluded" {
+			return out, false
+		}
+		out.Kind, out.Device = vm.EventDevices, d.ID
 	default:
 		return out, false
 	}

@@ -29,6 +29,9 @@ func (v *VM) CheckFence(ctx context.Context, taps []vm.Tap) (vm.RunState, error)
 			return state, err
 		}
 	}
+	if err := v.Around(); err != nil {
+		return state, err
+	}
 	switch state {
 	case "inmigrate", "finish-migrate", "postmigrate":
 		return state, &vm.NotWholeError{Reason: vm.ReasonMigrated, Detail: "run state " + string(state)}
@@ -57,7 +60,23 @@ func (v *VM) whole(t vm.Tap, jobs map[string]blockJob) error {
 }
 
 // CheckBypass implements vm.Taps.
-func (v *VM) CheckBypass(ctx context.Context, taps []vm.Tap) error {
+func (v *VM) CheckBypass(ctx context.Context, taps []vm.Tap) (err error) {
+	var there []string
+	v.strangers.begin()
+	defer func() { v.strangers.end(there, err == nil) }()
+	// First who is there, then where they are: whoever comes between the two is
+	// not known, and whoever goes is noted.
+	if there, err = v.users(ctx); err != nil {
+		return err
+	}
+	if err := v.checkGraph(ctx, taps); err != nil {
+		return err
+	}
+	return v.Around()
+}
+
+// checkGraph looks for writers around the taps in the block graph as it is now.
+func (v *VM) checkGraph(ctx context.Context, taps []vm.Tap) error {
 	g, err := v.graph(ctx)
 	if err != nil {
 		return err

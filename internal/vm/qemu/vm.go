@@ -41,13 +41,14 @@ func (c *Config) ensureDefaults() {
 
 // VM is a QEMU that a monitor socket leads to.
 type VM struct {
-	addr   string
-	cfg    Config
-	client *qmp.Client
-	id     vm.Identity
-	traits traits
-	jobs   *jobLog
-	reader readerState
+	addr      string
+	cfg       Config
+	client    *qmp.Client
+	id        vm.Identity
+	traits    traits
+	jobs      *jobLog
+	strangers *strangers
+	reader    readerState
 	// attaching holds one element while an attach runs: two of them could not
 	// tell whose pause of the VM it is.
 	attaching chan struct{}
@@ -72,8 +73,8 @@ func Open(ctx context.Context, addr string, cfg Config) (*VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the monitor: %w", err)
 	}
-	v := &VM{addr: addr, cfg: cfg, jobs: newJobLog(), attaching: make(chan struct{}, 1)}
-	v.client, err = qmp.NewClient(ctx, conn, qmp.Options{HandshakeTimeout: cfg.HandshakeTimeout, OnEvent: v.jobs.record})
+	v := &VM{addr: addr, cfg: cfg, jobs: newJobLog(), strangers: newStrangers(), attaching: make(chan struct{}, 1)}
+	v.client, err = qmp.NewClient(ctx, conn, qmp.Options{HandshakeTimeout: cfg.HandshakeTimeout, OnEvent: v.record})
 	if errors.Is(err, qmp.ErrNoGreeting) {
 		err = vm.WithHint(err, "QEMU serves one client per monitor: give rephub a -qmp socket of its own")
 	}
