@@ -8,6 +8,11 @@ import (
 )
 
 // ServerConfig tunes a Server. Zero fields are the defaults named here.
+//
+// On Linux, plain TCP and Unix connections are read and written past the runtime's scheduler, and one whose next request comes
+// soon looks for it for up to 200 µs before it sleeps: a client that asks again and again without pause costs processor time
+// between its requests too. At most half of GOMAXPROCS connections do so at a time, with GOMAXPROCS=1 none; an idle connection
+// costs nothing. Types that embed a connection, and TLS, go through the runtime.
 type ServerConfig struct {
 	// TLS enables NBD_OPT_STARTTLS.
 	TLS *tls.Config

@@ -1,7 +1,9 @@
 package nbd
 
 import (
+	"io"
 	"net"
+	"os"
 	"runtime"
 	"sync/atomic"
 	"syscall"
@@ -58,14 +60,21 @@ type transfer struct {
 	call func(fd uintptr) (done bool)
 }
 
-// newSocket returns nil if c is not a socket that can be read past the runtime.
+// newSocket returns nil if c is not a socket that can be read past the runtime. A type that embeds a socket has its reasons, so
+// it is used as it is.
 func newSocket(c net.Conn, p *pollers) *socket {
-	sc, ok := c.(syscall.Conn)
-	if !ok || !rawSupported {
+	if !rawSupported {
 		return nil
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
+	var raw syscall.RawConn
+	var err error
+	switch c := c.(type) {
+	case *net.UnixConn:
+		raw, err = c.SyscallConn()
+	case *net.TCPConn:
+		raw, err = c.SyscallConn()
+	}
+	if raw == nil || err != nil {
 		return nil
 	}
 	s := &socket{Conn: c, raw: raw, pollers: p}
@@ -79,15 +88,32 @@ func (s *socket) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	s.in.p, s.in.n, s.in.err, s.start = p, 0, nil, time.Time{}
-	if err := s.raw.Read(s.in.call); err != nil {
-		s.in.p = nil
-		return 0, err
-	}
+	err := s.raw.Read(s.in.call)
 	s.in.p = nil
 	if !s.start.IsZero() && !s.partial {
 		s.learn(time.Since(s.start))
 	}
-	return s.in.n, s.in.err
+	if err == nil {
+		err = s.in.err
+	}
+	return s.in.n, s.opError("read", err)
+}
+
+// opError tells a failed call as net.Conn's own methods do.
+func (s *socket) opError(op string, err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	if o, ok := err.(*net.OpError); ok { // of the RawConn: a deadline, or the connection is closed
+		err = o.Err
+	} else if errno, ok := err.(syscall.Errno); ok {
+		err = os.NewSyscallError(op, errno)
+	}
+	o := &net.OpError{Op: op, Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
+	if o.Source != nil {
+		o.Net = o.Source.Network()
+	}
+	return o
 }
 
 // learn adapts the window to a wait that it did not cover.
@@ -148,7 +174,7 @@ func (s *socket) Write(p []byte) (int, error) {
 	if err == nil {
 		err = s.out.err
 	}
-	return s.out.n, err
+	return s.out.n, s.opError("write", err)
 }
 
 func (s *socket) tryWrite(fd uintptr) bool {

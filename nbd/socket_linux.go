@@ -1,3 +1,5 @@
+//go:build linux && !386 && !s390x
+
 package nbd
 
 import (
@@ -8,32 +10,42 @@ import (
 
 const rawSupported = true
 
-// rawRead reads once from a socket that does not block. p is not empty. Errors are io.EOF and error numbers.
+// rawMost bounds the bytes that one call copies, as the scheduler cannot stop the thread meanwhile.
+const rawMost = 256 << 10
+
+// rawRead receives once and never blocks, whatever mode the descriptor is in: whoever has a duplicate of it may have changed
+// that. p is not empty. Errors are io.EOF and error numbers.
 func rawRead(fd uintptr, p []byte) (int, error) {
-	for {
-		n, _, errno := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
-		switch {
-		case errno == syscall.EINTR:
-		case errno != 0:
-			return 0, errno
-		case n == 0:
-			return 0, io.EOF
-		default:
-			return int(n), nil
-		}
+	n, errno := rawCall(syscall.SYS_RECVFROM, fd, p, syscall.MSG_DONTWAIT)
+	switch {
+	case errno != 0:
+		return 0, errno
+	case n == 0:
+		return 0, io.EOF
 	}
+	return n, nil
 }
 
-// rawWrite writes once to a socket that does not block. p is not empty.
+// rawWrite sends once and never blocks, nor raises SIGPIPE. p is not empty.
 func rawWrite(fd uintptr, p []byte) (int, error) {
+	n, errno := rawCall(syscall.SYS_SENDTO, fd, p, syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
+	switch {
+	case errno != 0:
+		return 0, errno
+	case n == 0:
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, nil
+}
+
+func rawCall(trap, fd uintptr, p []byte, flags uintptr) (int, syscall.Errno) {
 	for {
-		n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
-		switch {
-		case errno == syscall.EINTR:
-		case errno != 0:
+		n, _, errno := syscall.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(min(len(p), rawMost)), flags, 0, 0)
+		if errno == 0 {
+			return int(n), 0
+		}
+		if errno != syscall.EINTR {
 			return 0, errno
-		default:
-			return int(n), nil
 		}
 	}
 }
