@@ -93,6 +93,10 @@ type keeper struct {
 	memory  *tap.Memory
 	exports *tap.Exports
 
+	// orders is held shared while a controller's order is carried out, so that a claim comes before or after it. It comes before every
+	// other lock.
+	orders sync.RWMutex
+
 	// mu is never held over I/O or a ring's lock: taps take it when they connect and end.
 	mu struct {
 		sync.Mutex
@@ -121,18 +125,23 @@ type tapConn struct {
 	fd int
 }
 
-// Run is the keeper: it serves until nobody needs it any more, which is no error, or ctx ends.
-func Run(ctx context.Context, cfg Config) error {
-	if err := cfg.Validate(); err != nil {
-		return err
-	}
-	cfg.EnsureDefaults()
+func newKeeper(cfg Config) *keeper {
 	k := &keeper{cfg: cfg, log: cfg.Logger, memory: tap.NewMemory(cfg.Memory)}
 	k.exports = tap.NewExports(k)
 	k.mu.rings = make(map[string]*group)
 	k.mu.taps = make(map[uint64]tapConn)
 	k.mu.sessions = make(map[*session]struct{})
 	k.mu.idleSince = time.Now()
+	return k
+}
+
+// Run is the keeper: it serves until nobody needs it any more, which is no error, or ctx ends.
+func Run(ctx context.Context, cfg Config) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	cfg.EnsureDefaults()
+	k := newKeeper(cfg)
 
 	// Tap sockets may be used by any user's QEMU (tokens are the secret), the control socket by its owner.
 	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {

@@ -23,6 +23,8 @@ func (k *keeper) obey(s *session, r request) (message, []int, error) {
 	case opStatus:
 		return message{Status: k.status()}, nil, nil
 	}
+	k.orders.RLock()
+	defer k.orders.RUnlock()
 	g, existed, err := k.group(s, r)
 	if err != nil {
 		return message{}, nil, err
@@ -59,8 +61,11 @@ func (k *keeper) obey(s *session, r request) (message, []int, error) {
 	return message{}, nil, fmt.Errorf("%w: %s", ErrBadRequest, r.Op)
 }
 
-// claim makes s the controller, tells the one before, and gives s the reply and the taps in one row.
+// claim makes s the controller, tells the one before, and gives s the reply and the taps in one row. What the one before has
+// ordered is done by then, or refused.
 func (k *keeper) claim(s *session, id uint64) {
+	k.orders.Lock()
+	defer k.orders.Unlock()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if old := k.mu.controller; old != nil && old != s {

@@ -33,7 +33,9 @@ func unseen(t *testing.T, v vm.VM, taps []vm.Tap, want string) {
 // Who is looked at and goes through the tap, or is on another volume, may go; who
 // was never looked at may have written around it.
 func TestWhoGoesUnseen(t *testing.T) {
-	for name, c := range map[string]struct{ come, leave func(q *vmtest.QEMU, id string) }{
+	for name, c := range map[string]struct {
+		come, leave func(q *vmtest.QEMU, id string)
+	}{
 		"export": {
 			come: func(q *vmtest.QEMU, id string) {
 				q.Must("block-export-add", map[string]any{"type": "nbd", "id": id, "node-name": "other", "name": id, "writable": true}, nil)
