@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/rephub/rephub/journal"
@@ -27,70 +26,10 @@ func clipRanges(ranges []journal.SeqRange, oldest journal.Seq) []journal.SeqRang
 	return out
 }
 
-// Point is how people name a recovery point. The zero value is the latest.
-type Point struct {
-	Kind  PointKind
-	Seq   journal.Seq   // PointSeq
-	Time  time.Time     // PointTime
-	Since time.Duration // PointAgo
-	Name  string        // PointCheckpoint
-}
-
-// PointKind is the kind of a Point.
-type PointKind uint8
-
-// The kinds of Point.
-const (
-	PointLatest     PointKind = iota // latest
-	PointSeq                         // seq:N
-	PointTime                        // an RFC 3339 time
-	PointAgo                         // -30s
-	PointCheckpoint                  // checkpoint:NAME
-)
-
-// ParsePoint reads latest, seq:N, an RFC 3339 time, -30s or checkpoint:NAME;
-// the empty string is latest.
-func ParsePoint(text string) (Point, error) {
-	if text == "" || text == "latest" {
-		return Point{}, nil
-	}
-	if n, ok := strings.CutPrefix(text, "seq:"); ok {
-		seq, err := journal.ParseSeq(n)
-		return Point{Kind: PointSeq, Seq: seq}, err
-	}
-	if name, ok := strings.CutPrefix(text, "checkpoint:"); ok && name != "" {
-		return Point{Kind: PointCheckpoint, Name: name}, nil
-	}
-	if ago, ok := strings.CutPrefix(text, "-"); ok {
-		if d, err := time.ParseDuration(ago); err == nil && d >= 0 {
-			return Point{Kind: PointAgo, Since: d}, nil
-		}
-	}
-	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
-		return Point{Kind: PointTime, Time: t}, nil
-	}
-	return Point{}, fmt.Errorf("parse point %q: it is none of latest, seq:N, an RFC 3339 time, -30s, checkpoint:NAME", text)
-}
-
-// String is what ParsePoint reads.
-func (p Point) String() string {
-	switch p.Kind {
-	case PointSeq:
-		return "seq:" + p.Seq.String()
-	case PointTime:
-		return p.Time.Format(time.RFC3339Nano)
-	case PointAgo:
-		return "-" + p.Since.String()
-	case PointCheckpoint:
-		return "checkpoint:" + p.Name
-	}
-	return "latest"
-}
-
 // Resolve finds the seq that a point means now, and the time of that seq. For
 // a time it is the newest point at or before it. A seq or a checkpoint must be
 // a point itself. ErrNoPoint when there is none.
-func (s *Store) Resolve(p Point, now time.Time) (journal.Seq, time.Time, error) {
+func (s *Store) Resolve(p journal.Point, now time.Time) (journal.Seq, time.Time, error) {
 	at, err := s.resolve(p, now)
 	if err != nil {
 		return 0, time.Time{}, fmt.Errorf("find point %s: %w", p, err)
@@ -102,19 +41,19 @@ func (s *Store) Resolve(p Point, now time.Time) (journal.Seq, time.Time, error) 
 	return at, t, nil
 }
 
-func (s *Store) resolve(p Point, now time.Time) (journal.Seq, error) {
+func (s *Store) resolve(p journal.Point, now time.Time) (journal.Seq, error) {
 	ranges := s.Ranges()
 	if len(ranges) == 0 {
 		return 0, fmt.Errorf("%w: there is none yet", ErrNoPoint)
 	}
 	at := p.Seq
 	switch p.Kind {
-	case PointLatest:
+	case journal.PointLatest:
 		return ranges[len(ranges)-1].To, nil
-	case PointTime, PointAgo:
+	case journal.PointTime, journal.PointAgo:
 		t := p.Time
-		if p.Kind == PointAgo {
-			t = now.Add(-p.Since)
+		if p.Kind == journal.PointAgo {
+			t = now.Add(-p.Ago)
 		}
 		seq, err := s.log.SeqAt(t)
 		if err == nil {
@@ -125,7 +64,7 @@ func (s *Store) resolve(p Point, now time.Time) (journal.Seq, error) {
 			return 0, err
 		}
 		return 0, fmt.Errorf("%w: the oldest is %d", ErrNoPoint, ranges[0].From)
-	case PointCheckpoint:
+	case journal.PointCheckpoint:
 		tl := s.log.DurableTimeline()
 		i := slices.IndexFunc(tl.Checkpoints, func(c journal.Checkpoint) bool { return c.Name == p.Name })
 		if i < 0 {

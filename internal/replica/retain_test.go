@@ -206,11 +206,8 @@ func TestResolve(t *testing.T) {
 		"": newest, "latest": newest, "seq:" + (newest - 3).String(): newest - 3, "-13s": newest - 10,
 		end.Add(-5 * time.Second).Format(time.RFC3339): newest - 5, "checkpoint:a": newest - 7, "-1s": newest,
 	} {
-		p, err := ParsePoint(text)
+		p, err := journal.ParsePoint(text)
 		must(t, err)
-		if q, err := ParsePoint(p.String()); err != nil || q.String() != p.String() {
-			t.Fatalf("%q reads as %v, which reads as %v: %v", text, p, q, err)
-		}
 		at, when, err := w.s.Resolve(p, w.clock)
 		must(t, err)
 		if at != want || !when.Equal(end.Add(-time.Duration(newest-want)*time.Second)) {
@@ -218,7 +215,7 @@ func TestResolve(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"seq:" + (newest + 1).String(), "seq:0", "-3h", "checkpoint:b"} {
-		p, err := ParsePoint(text)
+		p, err := journal.ParsePoint(text)
 		must(t, err)
 		if at, _, err := w.s.Resolve(p, w.clock); !errors.Is(err, ErrNoPoint) {
 			t.Fatalf("%q is seq %d: %v", text, at, err)
@@ -234,11 +231,6 @@ func TestResolve(t *testing.T) {
 	}
 	if _, err := w.s.View(3, newest); !errors.Is(err, ErrNoVolume) {
 		t.Fatalf("view of a volume that is not there: %v", err)
-	}
-	for _, text := range []string{"x", "seq:-1", "-", "--3s", "checkpoint:", "30s"} {
-		if p, err := ParsePoint(text); err == nil {
-			t.Fatalf("%q reads as %v", text, p)
-		}
 	}
 }
 
