@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,17 +22,18 @@ func (a *app) vmAddCommand() *cobra.Command {
 		Use:   "add NAME --qmp PATH",
 		Short: "Add a VM by the path of its QMP socket",
 		Long: `Add a VM by the path of its QMP socket. QEMU must run on the hub's host, with
-for example: -qmp unix:/run/web.qmp,server=on,wait=off`,
+for example: -qmp unix:/run/web.qmp,server=on,wait=off
+
+The address may be written as for QEMU: unix:PATH, or tcp:HOST:PORT.`,
 		Example: `  rephub vm add web --qmp /run/web.qmp
   rephub vm add db --qmp /run/db.qmp --nbd-server unix:/run/db.nbd`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			spec.Name = args[0]
-			path, err := filepath.Abs(spec.QMP)
-			if err != nil {
-				return fmt.Errorf("find %s: %w", spec.QMP, err)
+			var err error
+			if spec.QMP, err = absoluteQMP(spec.QMP); err != nil {
+				return err
 			}
-			spec.QMP = path
 			return a.ask(func(c *api.Client) error {
 				vm, err := c.AddVM(cmd.Context(), spec)
 				if err != nil {
@@ -42,10 +44,27 @@ for example: -qmp unix:/run/web.qmp,server=on,wait=off`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&spec.QMP, "qmp", "", "`path` of the VM's QMP unix socket")
+	f.StringVar(&spec.QMP, "qmp", "", "`path` of the VM's QMP unix socket, or unix:PATH")
 	f.StringVar(&spec.NBDServer, "nbd-server", "", "QEMU's NBD server when something else has started it: `unix:PATH`")
 	must(cmd.MarkFlagRequired("qmp"))
 	return cmd
+}
+
+// absoluteQMP takes a path, unix:PATH or tcp:HOST:PORT and makes a path absolute,
+// because the hub may work in another directory.
+func absoluteQMP(s string) (string, error) {
+	if strings.HasPrefix(s, "tcp:") {
+		return s, nil
+	}
+	path := strings.TrimPrefix(s, "unix:")
+	if path == "" {
+		return "", withHint(usageError{"the QMP address " + quote(s) + " has no path"}, "write PATH, unix:PATH or tcp:HOST:PORT")
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", s, err)
+	}
+	return path, nil
 }
 
 func (a *app) vmListCommand() *cobra.Command {

@@ -11,6 +11,7 @@ import (
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/internal/vm/qemu"
+	"github.com/rephub/rephub/qmp"
 )
 
 // vmPatience bounds how long a VM may take to tell about itself.
@@ -22,8 +23,9 @@ func (h *Hub) AddVM(ctx context.Context, spec api.VMSpec) (api.VM, error) {
 	if err := checkName("VM", spec.Name); err != nil {
 		return api.VM{}, err
 	}
-	if !filepath.IsAbs(spec.QMP) {
-		return api.VM{}, api.Errorf(api.CodeInvalid, "the QMP path %q is not absolute", spec.QMP)
+	var err error
+	if spec.QMP, err = monitorAddress(spec.QMP); err != nil {
+		return api.VM{}, err
 	}
 	if spec.NBDServer != "" {
 		if _, err := api.ParseAddress(spec.NBDServer); err != nil {
@@ -46,6 +48,20 @@ func (h *Hub) AddVM(ctx context.Context, spec api.VMSpec) (api.VM, error) {
 		return api.VM{}, catalogError(err)
 	}
 	return seen, nil
+}
+
+// monitorAddress is the one form in which a monitor's address is kept: the path
+// of a unix socket, or tcp:HOST:PORT.
+func monitorAddress(s string) (string, error) {
+	network, address, err := qmp.ParseAddress(s)
+	switch {
+	case err == nil && network == "tcp":
+		return "tcp:" + address, nil
+	case err == nil && filepath.IsAbs(address):
+		return filepath.Clean(address), nil
+	}
+	return "", api.Errorf(api.CodeInvalid, "the QMP address %q is not an absolute path", s).
+		WithHint("write /PATH, unix:/PATH or tcp:HOST:PORT")
 }
 
 // ListVMs implements api.Service. All VMs are asked at once; one that does not
@@ -144,8 +160,8 @@ func (h *Hub) openVM(ctx context.Context, r catalog.VM) (vm.VM, error) {
 }
 
 // openMonitor connects to a VM's monitor.
-func openMonitor(ctx context.Context, qmp string) (vm.VM, error) {
-	m, err := qemu.Open(ctx, "unix:"+qmp, qemu.Config{})
+func openMonitor(ctx context.Context, address string) (vm.VM, error) {
+	m, err := qemu.Open(ctx, address, qemu.Config{})
 	if err != nil {
 		return nil, err
 	}
@@ -159,5 +175,9 @@ func vmError(r catalog.VM, err error) error {
 	if errors.As(err, &h) {
 		return e.WithHint("%s", h.Hint())
 	}
-	return e.WithHint("QEMU must run on this host with: -qmp unix:%s,server=on,wait=off; one client at a time is served by each socket", r.QMP)
+	address := r.QMP
+	if filepath.IsAbs(address) {
+		address = "unix:" + address
+	}
+	return e.WithHint("QEMU must run on this host with: -qmp %s,server=on,wait=off; one client at a time is served by each socket", address)
 }
