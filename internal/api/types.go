@@ -45,7 +45,9 @@ type GroupStatus struct {
 	Volumes        []VolumeStatus `json:"volumes" nullable:"false"`
 	HistorySeconds float64        `json:"history_seconds" doc:"promised history"`
 	JournalBytes   int64          `json:"journal_bytes"`
-	OldestTime     *time.Time     `json:"oldest_time,omitempty" doc:"time of first_seq"`
+	HeldSeq        uint64         `json:"held_seq,omitempty" doc:"the point from which on history is kept longer than history_seconds"`
+	HistoryNote    string         `json:"history_note,omitempty" doc:"why the history is longer than history_seconds, for people"`
+	OldestTime     *time.Time     `json:"oldest_time,omitempty" doc:"time of first_seq; left out while the disk is too slow to tell"`
 	NewestTime     *time.Time     `json:"newest_time,omitempty" doc:"time of durable_seq"`
 }
 
@@ -70,7 +72,7 @@ type SyncStatus struct {
 // VMSpec says how a VM is reached.
 type VMSpec struct {
 	Name      string `json:"name" doc:"letters, digits, dot, dash and underscore"`
-	QMP       string `json:"qmp" doc:"path of the QMP unix socket, absolute"`
+	QMP       string `json:"qmp" doc:"path of the QMP unix socket, absolute; also unix:PATH or tcp:HOST:PORT"`
 	NBDServer string `json:"nbd_server,omitempty" doc:"QEMU's NBD server when something else has started it: unix:PATH or HOST:PORT"`
 }
 

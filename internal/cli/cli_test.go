@@ -3,10 +3,12 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,6 +45,8 @@ func TestScripts(t *testing.T) {
 			"waitgone": waitGone,
 			"flip":     flipByte,
 
+			"waitstatus": waitStatus,
+
 			"signalcatalog": signalCatalog,
 		},
 	})
@@ -77,6 +81,28 @@ func waitHub(ts *testscript.TestScript, neg bool, args []string) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		_, err := c.Status(ctx, "")
+		return err
+	})
+}
+
+// waitStatus waits until the status says something: waitstatus REGEXP
+func waitStatus(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := regexp.Compile(args[0])
+	ts.Check(err)
+	c, err := api.NewClient(ts.Getenv("REPHUB_HUB"))
+	ts.Check(err)
+	defer c.Close()
+	eventually(ts, "the status says "+args[0], func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		st, err := c.Status(ctx, "")
+		if err != nil {
+			return err
+		}
+		p, err := json.MarshalIndent(st, "", "  ")
+		if err == nil && !want.Match(p) {
+			err = fmt.Errorf("it says %s", p)
+		}
 		return err
 	})
 }

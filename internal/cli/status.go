@@ -110,6 +110,8 @@ func statusTable(t *table, st api.Status, detail bool) {
 		volumesTable(t, &st.Groups[i])
 		fmt.Fprintln(t.w)
 		rangesTable(t, &st.Groups[i])
+		fmt.Fprintln(t.w)
+		historyTable(t, &st.Groups[i])
 	}
 }
 
@@ -124,6 +126,9 @@ func groupsTable(t *table, groups []api.GroupStatus) {
 		reason := g.Reason
 		if p := syncTotals(g); p.TotalBytes > 0 {
 			reason = fmt.Sprintf("%s %s of %s", p.Step, bytesText(p.DoneBytes), bytesText(p.TotalBytes))
+		}
+		if reason == "" {
+			reason = g.HistoryNote
 		}
 		t.row(g.Name, string(g.State), rpo, num(g.FirstSeq), num(g.DurableSeq), num(g.LastSeq), bytesText(g.JournalBytes), dash(reason))
 	}
@@ -148,6 +153,16 @@ func rangesTable(t *table, g *api.GroupStatus) {
 	if g.OldestTime != nil && g.NewestTime != nil {
 		t.row(timeText(*g.OldestTime), timeText(*g.NewestTime))
 	}
+}
+
+func historyTable(t *table, g *api.GroupStatus) {
+	oldest := "-"
+	if g.OldestTime != nil {
+		oldest = timeText(*g.OldestTime)
+	}
+	asked := time.Duration(g.HistorySeconds * float64(time.Second)).Round(time.Second)
+	t.row("HISTORY", "OLDEST POINT", "NOTE")
+	t.row(asked.String(), oldest, dash(g.HistoryNote))
 }
 
 func num(n uint64) string { return fmt.Sprint(n) }

@@ -29,9 +29,10 @@ type entry struct {
 	mu struct {
 		sync.Mutex
 		record  groupRecord
-		runErr  error // why Run ended by itself
-		users   int   // mounts and exports that are being made
-		removed bool  // no new users
+		runErr  error   // why Run ended by itself
+		cut     cutting // of the history, the last one
+		users   int     // mounts and exports that are being made
+		removed bool    // no new users
 	}
 }
 
@@ -128,9 +129,11 @@ func (e *entry) retain(ctx context.Context, every time.Duration) {
 		r := e.record()
 		now, ok := ages(r, began, time.Since(began), time.Now())
 		if !ok {
+			e.setCut(cutting{})
 			continue
 		}
-		err := e.group.Retain(ctx, now, r.History)
+		held, err := e.group.Retain(ctx, now, r.History)
+		e.setCut(cutting{held, err})
 		text := ""
 		if err != nil && ctx.Err() == nil {
 			text = err.Error()
@@ -140,6 +143,18 @@ func (e *entry) retain(ctx context.Context, every time.Duration) {
 		}
 		last = text
 	}
+}
+
+func (e *entry) setCut(c cutting) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.cut = c
+}
+
+func (e *entry) lastCut() cutting {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.mu.cut
 }
 
 // ages tells by which time a group's history is cut; false: not at all. A

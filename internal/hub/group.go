@@ -20,10 +20,12 @@ type Group interface {
 	recovery.Group
 	Life
 	Points
-	// Status asks nobody and never waits. The hub fills in Name and ID.
+	// Status asks no VM and does not wait for a slow disk. The hub fills in Name
+	// and ID.
 	Status() api.GroupStatus
-	// Retain cuts the history to its promised length.
-	Retain(ctx context.Context, now time.Time, history time.Duration) error
+	// Retain cuts the history to its promised length; held is the point that
+	// forbids to cut it so far, 0 without one.
+	Retain(ctx context.Context, now time.Time, history time.Duration) (held journal.Seq, err error)
 	// Close gives the files back, after Run has returned.
 	Close() error
 }
@@ -46,7 +48,7 @@ type Life interface {
 // Points are a group's recovery points.
 type Points interface {
 	// Resolve finds the point that is meant, as an *api.Error when there is none.
-	Resolve(at api.Point, now time.Time) (recovery.Point, error)
+	Resolve(at journal.Point, now time.Time) (recovery.Point, error)
 	// Checkpoint names the newest point, durably.
 	Checkpoint(ctx context.Context, name string) (api.Checkpoint, error)
 	Checkpoints(ctx context.Context) ([]api.Checkpoint, error)

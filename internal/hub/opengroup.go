@@ -26,6 +26,8 @@ type realGroup struct {
 	name  string
 	id    journal.GroupID
 	now   func() time.Time
+
+	oldest oldestPoint
 }
 
 // openGroup is the OpenGroup of a real hub.
@@ -54,6 +56,7 @@ func openGroup(_ context.Context, d GroupDeps) (Group, error) {
 		OpenVM: func(ctx context.Context, ref protect.VMRef) (vm.VM, error) { return d.OpenVM(ctx, ref.QMP) },
 	}
 	g := &realGroup{store: store, name: r.Name, id: r.ID, now: time.Now}
+	g.oldest.timeOf = store.TimeOf
 	life, err := protect.New(deps, specOf(r), protectConfig(d))
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
@@ -146,21 +149,20 @@ func (g *realGroup) Resume(ctx context.Context) error { return g.life.Load().Res
 func (g *realGroup) Stop(ctx context.Context) error { return g.life.Load().Stop(ctx) }
 
 // Retain implements Group.
-func (g *realGroup) Retain(ctx context.Context, now time.Time, history time.Duration) error {
-	_, err := g.store.Retain(ctx, now, replica.Retention{History: history})
-	return err
+func (g *realGroup) Retain(ctx context.Context, now time.Time, history time.Duration) (journal.Seq, error) {
+	res, err := g.store.Retain(ctx, now, replica.Retention{History: history})
+	return res.Held, err
 }
 
 // Close implements Group.
-func (g *realGroup) Close() error { return g.store.Close() }
+func (g *realGroup) Close() error {
+	g.oldest.close()
+	return g.store.Close()
+}
 
 // Resolve implements Points.
-func (g *realGroup) Resolve(at api.Point, now time.Time) (recovery.Point, error) {
-	p, err := replica.ParsePoint(at.String())
-	if err != nil {
-		return recovery.Point{}, api.Errorf(api.CodeInvalid, "%v", err)
-	}
-	seq, t, err := g.store.Resolve(p, now)
+func (g *realGroup) Resolve(at journal.Point, now time.Time) (recovery.Point, error) {
+	seq, t, err := g.store.Resolve(at, now)
 	if errors.Is(err, replica.ErrNoPoint) {
 		return recovery.Point{}, api.Errorf(api.CodeNotFound, "group %s: %v", g.name, err).
 			WithHint("rephub status %s shows the points that there are", g.name)
@@ -225,6 +227,9 @@ func (g *realGroup) Status() api.GroupStatus {
 			rpo := max(0, g.now().Sub(s.PointTime).Seconds())
 			at := s.PointTime.UTC()
 			out.RPOSeconds, out.NewestTime = &rpo, &at
+		}
+		if at := g.oldest.time(journal.Seq(out.FirstSeq)).UTC(); !at.IsZero() {
+			out.OldestTime = &at
 		}
 	}
 	for _, v := range s.Volumes {

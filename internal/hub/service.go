@@ -29,20 +29,27 @@ func (h *Hub) Info(ctx context.Context) (api.Info, error) {
 }
 
 // Status implements api.Service.
-func (h *Hub) Status(_ context.Context, group string) (api.Status, error) {
+func (h *Hub) Status(ctx context.Context, group string) (api.Status, error) {
 	st := api.Status{Groups: []api.GroupStatus{}}
 	if group != "" {
 		e, err := h.find(group)
 		if err != nil {
 			return st, err
 		}
-		st.Groups = append(st.Groups, e.status())
+		st.Groups = append(st.Groups, h.told(ctx, e))
 		return st, nil
 	}
 	for _, e := range h.entries() {
-		st.Groups = append(st.Groups, e.status())
+		st.Groups = append(st.Groups, h.told(ctx, e))
 	}
 	return st, nil
+}
+
+// told is a group's status as users see it.
+func (h *Hub) told(ctx context.Context, e *entry) api.GroupStatus {
+	st := e.status()
+	h.explain(ctx, e, &st)
+	return st
 }
 
 // CreateCheckpoint implements api.Service.
