@@ -230,6 +230,12 @@ func (c *Client) Unvoid(ctx context.Context, group string, epoch journal.Epoch, 
 	return c.order(ctx, "record again", request{Op: opUnvoid, Group: group, Epoch: epoch, First: first})
 }
 
+// RenewRing gives the group's ring up, with what it holds, for a new, void one to be opened with OpenRing: for one that is tap.ErrCorrupt. Taps stay
+// connected.
+func (c *Client) RenewRing(ctx context.Context, group string) error {
+	return c.order(ctx, "renew ring", request{Op: opRenew, Group: group})
+}
+
 // CloseRing gives up a group without a connected tap (tap.ErrBusy); what its ring holds is gone.
 func (c *Client) CloseRing(ctx context.Context, group string) error {
 	return c.order(ctx, "close ring", request{Op: opClose, Group: group})

@@ -115,6 +115,7 @@ type group struct {
 	op       sync.Mutex
 	name     string
 	ring     *tap.Ring
+	given    []*tap.Ring // given up, and mapped for as long as taps may write
 	producer *tap.Producer
 	closed   bool // guarded by op
 }
@@ -262,14 +263,23 @@ func (k *keeper) closeAll() {
 	}
 }
 
+// release closes producer and rings. Callers hold op; no tap is connected.
+func (g *group) release() error {
+	g.closed = true
+	g.producer.Close()
+	err := g.ring.Close()
+	for _, r := range g.given {
+		err = errors.Join(err, r.Close())
+	}
+	return err
+}
+
 // close releases the ring.
 func (g *group) close() {
 	g.op.Lock()
 	defer g.op.Unlock()
 	if !g.closed {
-		g.closed = true
-		g.producer.Close()
-		g.ring.Close()
+		g.release()
 	}
 }
 

@@ -55,6 +55,8 @@ func (k *keeper) obey(s *session, r request) (message, []int, error) {
 		err := g.producer.Unvoid(r.Epoch, r.First)
 		k.log.Info("record from here", "group", g.name, "epoch", r.Epoch, "seq", r.First, "err", err)
 		return message{}, nil, err
+	case opRenew:
+		return message{}, nil, k.renew(g)
 	case opClose:
 		return message{}, nil, k.closeRing(g)
 	}
@@ -139,6 +141,16 @@ func (k *keeper) offer(g *group, volumes []Volume) ([]Offer, error) {
 	return offers, nil
 }
 
+// renew gives a group a new ring under its connected taps. Callers hold g.op.
+func (k *keeper) renew(g *group) error {
+	fresh, old, err := g.producer.Renew()
+	k.log.Warn("ring is given up for a new one", "group", g.name, "err", err)
+	if fresh != nil {
+		g.ring, g.given = fresh, append(g.given, old)
+	}
+	return err
+}
+
 // closeRing gives a group up. Callers hold g.op.
 func (k *keeper) closeRing(g *group) error {
 	k.exports.Withdraw(g.name)
@@ -148,9 +160,7 @@ func (k *keeper) closeRing(g *group) error {
 	k.mu.Lock()
 	delete(k.mu.rings, g.name)
 	k.mu.Unlock()
-	g.closed = true
-	g.producer.Close()
-	return g.ring.Close()
+	return g.release()
 }
 
 // status pictures everything.

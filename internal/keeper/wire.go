@@ -32,6 +32,7 @@ const (
 	opVoid     = "void"
 	opDetach   = "detach"
 	opUnvoid   = "unvoid"
+	opRenew    = "renew-ring"
 )
 
 // Events.
@@ -165,7 +166,7 @@ func decodeRequest(line []byte) (request, error) {
 	switch r.Op {
 	case opClaim, opPing, opStatus:
 		return r, nil
-	case opOpen, opClose, opOffer, opWithdraw, opVoid, opDetach, opUnvoid:
+	case opOpen, opClose, opOffer, opWithdraw, opVoid, opDetach, opUnvoid, opRenew:
 	default:
 		return bad("unknown operation")
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	gosync "sync"
 
+	"github.com/rephub/rephub/internal/keeper"
+	"github.com/rephub/rephub/internal/tap"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -56,7 +58,7 @@ func (g *Group) withKeeper(ctx context.Context) error {
 	}
 	l, err := g.openLink(ctx, k)
 	if err != nil {
-		return err
+		return g.renewed(ctx, k, err)
 	}
 	work, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -76,11 +78,34 @@ func (g *Group) withKeeper(ctx context.Context) error {
 	}
 	// What the keeper had answered and not handed over is still in the ring's
 	// memory, and is of use; after it comes nothing that can be trusted.
-	l.close(true)
-	if cut := g.cut(context.Cause(work).Error()); cut != nil {
+	if work.Err() == nil {
+		cancel(err)
+	}
+	why := context.Cause(work)
+	l.close(!errors.Is(why, tap.ErrCorrupt))
+	if cut := g.cut(why.Error()); cut != nil {
 		return cut
 	}
-	return context.Cause(work)
+	return g.renewed(ctx, k, why)
+}
+
+// renewed has the keeper give up a ring that is corrupt, so that the next one can be
+// opened under the same taps. Whoever wrote nonsense there may have touched data
+// that is in the journal already, so all is compared.
+func (g *Group) renewed(ctx context.Context, k *keeper.Client, why error) error {
+	if !errors.Is(why, tap.ErrCorrupt) || ctx.Err() != nil {
+		return why
+	}
+	for _, v := range g.spec.Volumes {
+		noted := g.memo.volume(v.ID)
+		noted.Need, noted.Stale = max(noted.Need, needCompare), true
+		if err := g.memo.setNeed(v.ID, noted); err != nil {
+			return errors.Join(why, err)
+		}
+	}
+	ask, cancel := context.WithTimeout(ctx, g.cfg.MonitorTimeout)
+	defer cancel()
+	return errors.Join(why, k.RenewRing(ask, g.spec.ID.String()))
 }
 
 // live does what the goal says, again and again, until the link is of no use any more.
@@ -104,7 +129,7 @@ func (g *Group) live(ctx context.Context, l *link) error {
 		moved := errors.Is(context.Cause(run), errGoal)
 		cancel(nil)
 		switch {
-		case errors.Is(err, errStopped):
+		case errors.Is(err, errStopped), errors.Is(err, tap.ErrCorrupt):
 			return err
 		case ctx.Err() != nil || moved:
 			continue

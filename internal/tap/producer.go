@@ -41,7 +41,7 @@ func (c *ProducerConfig) EnsureDefaults() {
 
 // Producer puts writes into a ring. There is one per ring; its methods may be called concurrently.
 type Producer struct {
-	ring  *Ring
+	ring  *Ring // changed by Renew, under mu
 	cfg   ProducerConfig
 	piece int // longest payload of one entry in this ring, bytes
 
@@ -50,7 +50,8 @@ type Producer struct {
 		sync.Mutex
 		head, tail uint64 // positions; tail as last seen and found sane
 		last       journal.Seq
-		time       int64 // of the newest entry, ns since 1970
+		epoch      journal.Epoch // newest one used, in this or an earlier ring
+		time       int64         // of the newest entry, ns since 1970
 		void       bool
 		patience   time.Duration // how long may still be waited
 		paidAt     time.Time     // when patience was last paid back
@@ -114,7 +115,8 @@ func (p *Producer) append(h journal.Header, data []byte) {
 	p.mu.last++
 	p.mu.time = max(p.mu.time, p.cfg.Now().UnixNano())
 	h.Seq, h.Time = p.mu.last, p.mu.time
-	entry := p.ring.data[at : at+size]
+	ring := p.ring
+	entry := ring.data[at : at+size]
 	atomic.StoreUint32(word(entry, 0), 0)
 	h.Encode(entry)
 	p.ring.head.last.Store(uint64(p.mu.last))
@@ -124,7 +126,7 @@ func (p *Producer) append(h journal.Header, data []byte) {
 	n := copy(entry[journal.EntryHeaderSize:], data)
 	clear(entry[journal.EntryHeaderSize+n:])
 	journal.CommitEntry(entry)
-	p.ring.wakeConsumer()
+	ring.wakeConsumer()
 }
 
 // Void stops recording, and returns the last seq recorded. While it is void already it only says so.
@@ -153,8 +155,7 @@ func (p *Producer) voidLocked(why VoidReason) {
 func (p *Producer) Unvoid(epoch journal.Epoch, first journal.Seq) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := p.ring.head
-	switch cur := journal.Epoch(h.epoch.Load()); {
+	switch cur := p.mu.epoch; {
 	case !p.mu.void:
 		return fmt.Errorf("%w: it records in epoch %d", ErrNotVoid, cur)
 	case epoch <= cur:
@@ -169,7 +170,7 @@ func (p *Producer) Unvoid(epoch journal.Epoch, first journal.Seq) error {
 		return fmt.Errorf("%w: %d bytes are not released", ErrBusy, p.mu.head-p.mu.tail)
 	}
 	p.mu.void = false
-	p.mu.last = first - 1
+	p.mu.last, p.mu.epoch = first-1, epoch
 	p.mu.patience, p.mu.paidAt = p.cfg.VoidAfter, time.Now()
 	p.changeState(func(h *header) {
 		h.void.Store(0)
