@@ -85,6 +85,10 @@ type ExportInfo struct {
 	MinBlock       uint32 // power of 2, at most 65536; 0 is 1
 	PreferredBlock uint32 // power of 2, at least 512 and MinBlock; 0 is 4096 or MinBlock
 	MaxBlock       uint32 // largest payload, at least PreferredBlock; 0 is 32 MiB
+	// MaxWrite is the largest write that is accepted from clients that do not keep to MaxBlock, or did not ask for it; at
+	// least MaxBlock, 0 is that or 32 MiB if more. The Backend gets such a write in pieces of 256 KiB and MaxBlock at most, one
+	// after the other, and holds up the connection meanwhile; the client gets one reply, that of the first piece that fails.
+	MaxWrite uint32
 
 	// Contexts names metadata contexts beyond base:allocation ("x-mine:map"), for which the Backend is a ContextStatuser.
 	Contexts []string
@@ -128,6 +132,9 @@ func (i *ExportInfo) ensureDefaults(name string) {
 	if i.MaxBlock == 0 {
 		i.MaxBlock = max(defaultMaxBlock, i.PreferredBlock)
 	}
+	if i.MaxWrite == 0 {
+		i.MaxWrite = max(defaultMaxBlock, i.MaxBlock)
+	}
 	if i.CanFastZero {
 		i.CanZero = true
 	}
@@ -145,6 +152,8 @@ func (i *ExportInfo) validate() error {
 		return fmt.Errorf("export %q: preferred block %d is no power of 2 of at least 512 and the minimum", i.Name, i.PreferredBlock)
 	case i.MaxBlock < i.PreferredBlock:
 		return fmt.Errorf("export %q: maximum block %d is below the preferred block %d", i.Name, i.MaxBlock, i.PreferredBlock)
+	case i.MaxWrite < i.MaxBlock:
+		return fmt.Errorf("export %q: largest write %d is below the maximum block %d", i.Name, i.MaxWrite, i.MaxBlock)
 	case len(i.Name) > maxString || len(i.Description) > maxString:
 		return fmt.Errorf("export name or description is longer than %d bytes", maxString)
 	}

@@ -80,7 +80,7 @@ func (s *session) check(r *request) Errno {
 		switch {
 		case s.info.ReadOnly:
 			return EPERM
-		case r.n > uint64(s.info.MaxBlock), s.extended && r.flags&flagPayloadLen == 0:
+		case r.n > uint64(s.info.MaxWrite), s.extended && r.flags&flagPayloadLen == 0:
 			return EINVAL
 		}
 		return s.checkRange(r, ENOSPC)

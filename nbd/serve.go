@@ -91,6 +91,9 @@ func (w *worker) skip(n uint64) error {
 
 // write answers NBD_CMD_WRITE. The backend gets the payload where it was received.
 func (w *worker) write(ctx context.Context, r *request) error {
+	if r.n > uint64(w.s.info.MaxBlock) {
+		return w.writePieces(ctx, r)
+	}
 	n := int(r.n)
 	var data []byte
 	switch err := w.need(n); {
@@ -136,12 +139,12 @@ func (w *worker) receive(p []byte) error {
 // pieceSize is how much of a buffer of size bytes a piece may use. Pieces keep to the export's blocks.
 func (w *worker) pieceSize(size int) int { return size &^ (int(w.s.info.MinBlock) - 1) }
 
-// writePieces is write through a small buffer. The lead stays: the rest of the payload must be read.
+// writePieces is write through the input buffer, whatever its size. The lead stays: the rest of the payload must be read.
 func (w *worker) writePieces(ctx context.Context, r *request) error {
-	if smallBuffer < int(w.s.info.MinBlock) {
+	if !w.in.grow(w.s.srv.budget) && smallBuffer < int(w.s.info.MinBlock) {
 		w.in.growAnyway(w.s.srv.budget)
 	}
-	size := uint64(w.pieceSize(len(w.in.mem.bytes())))
+	size := uint64(w.pieceSize(min(len(w.in.mem.bytes()), int(w.s.info.MaxBlock))))
 	var failed error
 	for done := uint64(0); done < r.n; {
 		n := min(size, r.n-done)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -342,10 +343,49 @@ func TestInvalidConfigurations(t *testing.T) {
 			t.Errorf("accepted %+v", cfg)
 		}
 	}
-	for _, info := range []ExportInfo{{Size: -1}, {MinBlock: 3}, {MinBlock: 1 << 17}, {PreferredBlock: 100}, {PreferredBlock: 8192, MaxBlock: 4096}} {
+	for _, info := range []ExportInfo{{Size: -1}, {MinBlock: 3}, {MinBlock: 1 << 17}, {PreferredBlock: 100}, {PreferredBlock: 8192, MaxBlock: 4096}, {MaxBlock: 8192, MaxWrite: 4096}} {
 		d := newDisk(1)
 		if _, err := Dial(within(t), one(t, d, info).uri(""), DialOptions{}); !errors.Is(err, ErrUnknownExport) || d.closes() != 1 {
 			t.Errorf("export %+v: %v, closed %d times", info, err, d.closes())
+		}
+	}
+}
+
+// TestWriteAboveTheMaximumBlock comes in pieces that the backend can take, in bounded memory, and has one reply.
+func TestWriteAboveTheMaximumBlock(t *testing.T) {
+	const n = 5 << 20
+	for _, budget := range []int64{0, 1} { // with a big buffer, and without
+		for _, info := range []ExportInfo{everything(n), concurrent(n)} {
+			info.MinBlock, info.MaxBlock = 512, 1<<20
+			d := newDisk(n)
+			var used atomic.Int64
+			var broken atomic.Bool
+			r := serve(t, shelf{"": {disk: d, info: info}}, ServerConfig{MemoryBudget: budget})
+			d.onWrite = func(_ context.Context, off int64, n int, f CommandFlags) error {
+				used.Store(max(used.Load(), r.budget.used.Load()))
+				if n > bigBuffer || n%512 != 0 || off%512 != 0 || f != FlagFUA {
+					t.Errorf("piece of %d bytes at %d with flags %d", n, off, f)
+				}
+				if broken.Load() && off > 3<<20 {
+					return ENOSPC
+				}
+				return nil
+			}
+			w := plug(t, r, fixedClient).enter("")
+			want := pattern(n, 5)
+			w.send(append(requestBytes(cmdWrite, FlagFUA, 1, 0, n), want...))
+			w.wantReply(1, 0)
+			broken.Store(true)
+			w.send(append(requestBytes(cmdWrite, FlagFUA, 2, 0, n), want...))
+			w.wantReply(2, ENOSPC)
+			w.send(requestBytes(cmdFlush, 0, 3, 0, 0))
+			w.wantReply(3, 0)
+			d.mu.Lock()
+			wantBytes(t, d.data, want)
+			d.mu.Unlock()
+			if got := used.Load(); got > 2*bigBuffer {
+				t.Errorf("%d bytes of memory", got)
+			}
 		}
 	}
 }

@@ -138,7 +138,7 @@ func TestBlockStatusOfManyExtents(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	const size = 1 << 20
-	strict := ExportInfo{Size: size, MinBlock: 512, PreferredBlock: 4096, MaxBlock: 8192, CanFlush: true, CanZero: true}
+	strict := ExportInfo{Size: size, MinBlock: 512, PreferredBlock: 4096, MaxBlock: 8192, MaxWrite: 8192, CanFlush: true, CanZero: true}
 	readOnly := everything(size)
 	readOnly.ReadOnly = true
 	d := newDisk(size)

@@ -23,11 +23,13 @@ func rawRead(fd uintptr, p []byte) (int, error) {
 	case n == 0:
 		return 0, io.EOF
 	}
+	tellRead(fd)
 	return n, nil
 }
 
 // rawWrite sends once and never blocks, nor raises SIGPIPE. p is not empty.
 func rawWrite(fd uintptr, p []byte) (int, error) {
+	tellWrite(fd)
 	n, errno := rawCall(syscall.SYS_SENDTO, fd, p, syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
 	switch {
 	case errno != 0:
