@@ -23,7 +23,8 @@ const (
 
 // Status is every group, by name.
 type Status struct {
-	Groups []GroupStatus `json:"groups" nullable:"false"`
+	Groups      []GroupStatus `json:"groups" nullable:"false"`
+	CatalogNote string        `json:"catalog_note,omitempty" doc:"since when and why the catalog does not answer, for people; left out while it does"`
 }
 
 // GroupStatus is one group as it is now.

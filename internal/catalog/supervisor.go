@@ -38,6 +38,7 @@ type Supervisor struct {
 	mu struct {
 		sync.Mutex
 		pid      int
+		hung     chan error // takes why the running server is to be killed; nil while none runs
 		restarts int
 		last     error // why the server ended last
 	}
@@ -118,10 +119,20 @@ func (s *Supervisor) note(err error) {
 	s.mu.last = err
 }
 
-func (s *Supervisor) setPID(pid int) {
+func (s *Supervisor) setServer(pid int, hung chan error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.pid = pid
+	s.mu.pid, s.mu.hung = pid, hung
+}
+
+// Restart kills the server, which is then started again: for one that hangs.
+func (s *Supervisor) Restart(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case s.mu.hung <- fmt.Errorf("it was killed: %w", why):
+	default: // none runs, or it is being killed
+	}
 }
 
 // runOnce runs one server until it or ctx ends.
@@ -145,8 +156,9 @@ func (s *Supervisor) runOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start catalog server: %w", err)
 	}
-	s.setPID(cmd.Process.Pid)
-	defer s.setPID(0)
+	hung := make(chan error, 1)
+	s.setServer(cmd.Process.Pid, hung)
+	defer s.setServer(0, nil)
 
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
@@ -160,6 +172,9 @@ func (s *Supervisor) runOnce(ctx context.Context) error {
 			_ = cmd.Process.Kill() // it may have ended just now
 			err = <-done
 		}
+	case err = <-hung:
+		_ = cmd.Process.Kill() // it may have ended just now
+		<-done
 	}
 	if err == nil {
 		err = errors.New("it ended without an error")

@@ -102,6 +102,9 @@ func isTerminal(w io.Writer) bool {
 
 func statusTable(t *table, st api.Status, detail bool) {
 	groupsTable(t, st.Groups)
+	if st.CatalogNote != "" {
+		fmt.Fprintf(t.w, "\n%s\n", oneLine(st.CatalogNote))
+	}
 	if !detail {
 		return
 	}

@@ -31,7 +31,10 @@ type Config struct {
 	OpenGroup OpenGroup
 	// RetainEvery is how often a group's history is cut to its length; 10 s.
 	RetainEvery time.Duration
-	Logger      *slog.Logger // none
+	// CatalogPatience is how long our own catalog server may be silent before
+	// it is killed and started again; 30 s.
+	CatalogPatience time.Duration
+	Logger          *slog.Logger // none
 }
 
 // Ready says where a hub is served.
@@ -58,6 +61,9 @@ func (c *Config) EnsureDefaults() error {
 	}
 	if c.RetainEvery == 0 {
 		c.RetainEvery = 10 * time.Second
+	}
+	if c.CatalogPatience == 0 {
+		c.CatalogPatience = 30 * time.Second
 	}
 	if c.OpenGroup == nil {
 		c.OpenGroup = openGroup

@@ -21,6 +21,7 @@ type Hub struct {
 	started time.Time
 	super   *catalog.Supervisor // nil with a cluster of somebody else's
 	store   *catalog.Store
+	watch   *catalog.Watch
 	keeper  *keeperLink
 	mounts  *recovery.Mounts
 	tasks   *tasks
@@ -52,6 +53,7 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 	if h.store, err = catalog.Open(catalog.Config{Endpoints: endpoints, Hub: data.id}); err != nil {
 		return nil, err
 	}
+	h.watch = catalog.NewWatch(h.store, h.watchConfig())
 	h.keeper = newKeeperLink(keeper.ClientConfig{Dir: data.join("keeper"), Exe: cfg.Exe, Logger: cfg.Logger})
 	h.mounts, err = recovery.New(recovery.Config{
 		Dir: data.join("mounts"), Endpoints: where.NBD, Records: mountRecords{h.store}, Logger: cfg.Logger,
@@ -60,6 +62,17 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 		return nil, errors.Join(err, h.store.Close())
 	}
 	return h, nil
+}
+
+// watchConfig has our own server started again when it hangs; of a cluster of
+// somebody else's we only say so.
+func (h *Hub) watchConfig() catalog.WatchConfig {
+	cfg := catalog.WatchConfig{Patience: h.cfg.CatalogPatience, Logger: h.cfg.Logger}
+	cfg.Every = min(cfg.Patience/3, 3*time.Second)
+	if h.super != nil {
+		cfg.Hung = h.super.Restart
+	}
+	return cfg
 }
 
 // find is a group, by its name.

@@ -20,7 +20,17 @@ import (
 	"github.com/rephub/rephub/journal"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The test binary is also the catalog's server.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 4 && os.Args[1] == "catalog-server" {
+		if err := catalog.Serve(context.Background(), catalog.ServerConfig{Dir: os.Args[3], Parent: os.Stdin}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func codeOf(err error) api.Code {
 	var e *api.Error

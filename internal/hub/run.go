@@ -70,8 +70,12 @@ func (h *Hub) run(ctx context.Context, apis, nbds []net.Listener) error {
 	if h.super != nil {
 		floor.Go(func() error { return h.super.Run(below) })
 	}
+	watching, stopWatching := context.WithCancel(below)
+	defer stopWatching()
+	floor.Go(func() error { return h.watch.Run(watching) })
 	err := h.serve(ctx, apis, nbds)
 	h.tasks.wait()
+	stopWatching() // nothing is asked of what is being closed
 	err = errors.Join(err, h.closeAll())
 	stopBelow()
 	return errors.Join(err, floor.Wait())

@@ -2,7 +2,9 @@ package hub
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"time"
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
@@ -31,6 +33,10 @@ func (h *Hub) Info(ctx context.Context) (api.Info, error) {
 // Status implements api.Service.
 func (h *Hub) Status(ctx context.Context, group string) (api.Status, error) {
 	st := api.Status{Groups: []api.GroupStatus{}}
+	if since, err := h.watch.State(); err != nil {
+		st.CatalogNote = fmt.Sprintf("the catalog has not answered since %s; protection goes on, VMs and groups cannot be added meanwhile: %v",
+			since.UTC().Format(time.RFC3339), err)
+	}
 	if group != "" {
 		e, err := h.find(group)
 		if err != nil {
