@@ -203,7 +203,7 @@ func (m *mount) end(ctx context.Context, force bool) error {
 		return nil
 	}
 	m.state.ending = false
-	return &BusyError{ID: m.record.ID, Connections: len(m.state.conns)}
+	return &BusyError{ID: m.record.ID, Connections: len(m.state.conns), Cut: force}
 }
 
 // describe is what List says of the mount.

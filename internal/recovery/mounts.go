@@ -27,10 +27,16 @@ type Config struct {
 	FS vfs.FS
 	// Records gets a copy of every record; none.
 	Records Records
-	// Reserve is how many bytes scratch layers leave free on the disk; 0.
+	// Reserve is how many bytes scratch layers leave free on the disk; 512 MiB,
+	// or a fortieth of the disk if that is less: half of what the journal leaves.
+	// So the journal stops first, a VM that runs from a mount goes on, and what
+	// else the hub keeps on that disk still has room when the layer is refused.
 	Reserve int64
 	// UnmountGrace is how long Unmount waits for clients that are about to go; 2 s.
 	UnmountGrace time.Duration
+	// ForceGrace is how long a forced Unmount, and Close, wait for requests of
+	// clients that are cut off already, as the disk below may hang; 10 s.
+	ForceGrace time.Duration
 	// BootFile tells the machine's runs apart; /proc/sys/kernel/random/boot_id.
 	BootFile string
 	Logger   *slog.Logger     // none
@@ -44,6 +50,9 @@ func (c *Config) EnsureDefaults() {
 	}
 	if c.UnmountGrace == 0 {
 		c.UnmountGrace = 2 * time.Second
+	}
+	if c.ForceGrace == 0 {
+		c.ForceGrace = 10 * time.Second
 	}
 	if c.BootFile == "" {
 		c.BootFile = "/proc/sys/kernel/random/boot_id"
@@ -61,11 +70,14 @@ func (c *Config) Validate() error {
 	switch {
 	case c.Dir == "":
 		return errors.New("mounts: no directory")
-	case c.Reserve < 0 || c.UnmountGrace < 0:
+	case c.Reserve < 0 || c.UnmountGrace < 0 || c.ForceGrace < 0:
 		return errors.New("mounts: negative reserve or grace")
 	}
 	return nil
 }
+
+// defaultReserve is Config's, in bytes.
+const defaultReserve = 512 << 20
 
 // Mounts holds the mounts of a hub.
 type Mounts struct {
@@ -93,6 +105,13 @@ func New(cfg Config) (*Mounts, error) {
 	}
 	if err := cfg.FS.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of mounts: %w", err)
+	}
+	if cfg.Reserve == 0 {
+		sp, err := cfg.FS.StatFS(cfg.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("look at the size of the disk of mounts: %w", err)
+		}
+		cfg.Reserve = min(defaultReserve, sp.Total/40)
 	}
 	m := &Mounts{cfg: cfg, boot: boot}
 	m.state.mounts = make(map[string]*mount)
@@ -153,7 +172,9 @@ func (m *Mounts) create(ctx context.Context, mt *mount, g Group) error {
 
 // Unmount ends a mount and discards its scratch layer. While clients are
 // connected it waits for the grace, then fails with a *BusyError and the mount
-// goes on; with force it cuts them off. When it returns nil, the mount is gone for good.
+// goes on; with force it cuts them off. A request that hangs in the disk makes
+// that too fail with a *BusyError after the grace: try again when it is over.
+// When it returns nil, the mount is gone for good.
 func (m *Mounts) Unmount(ctx context.Context, id string, force bool) error {
 	m.changes.Lock()
 	defer m.changes.Unlock()
@@ -164,11 +185,12 @@ func (m *Mounts) Unmount(ctx context.Context, id string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if !force {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, m.cfg.UnmountGrace)
-		defer cancel()
+	grace := m.cfg.UnmountGrace
+	if force {
+		grace = m.cfg.ForceGrace
 	}
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
 	if err := mt.end(ctx, force); err != nil {
 		return err
 	}
@@ -213,7 +235,8 @@ func (m *Mounts) Get(id string) (Mount, error) {
 }
 
 // Close stops serving and keeps everything for the next Restore. Close the NBD
-// server first. It may be called twice.
+// server first. A mount with a request that hangs is left open, with a
+// *BusyError. It may be called twice.
 func (m *Mounts) Close() error {
 	m.changes.Lock()
 	defer m.changes.Unlock()
@@ -224,10 +247,17 @@ func (m *Mounts) Close() error {
 	if closed {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.ForceGrace)
+	defer cancel()
 	var errs []error
 	for _, mt := range m.sorted() {
 		// A closed server has closed every backend; a forced end waits for stragglers.
-		errs = append(errs, mt.end(context.Background(), true), mt.shut())
+		// What a hanging request still uses must not be unmapped.
+		err := mt.end(ctx, true)
+		if err == nil {
+			err = mt.shut()
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

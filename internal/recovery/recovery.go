@@ -109,9 +109,13 @@ var (
 type BusyError struct {
 	ID          string
 	Connections int
+	Cut         bool // they were cut off, but requests of theirs hang
 }
 
 func (e *BusyError) Error() string {
+	if e.Cut {
+		return fmt.Sprintf("mount %s is in use: requests of %d connections that were cut off hang in the disk", e.ID, e.Connections)
+	}
 	return fmt.Sprintf("mount %s is in use: %d connections", e.ID, e.Connections)
 }
 
