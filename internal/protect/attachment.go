@@ -322,7 +322,7 @@ func (a *attachment) lastFence(ctx context.Context) {
 		err = a.link.drainTo(ctx, st.Cut)
 	}
 	if err == nil {
-		err = a.note(f, time.Unix(0, f.Wall))
+		err = a.note(ctx, f, time.Unix(0, f.Wall))
 	}
 	if err != nil {
 		a.g.logger.Info("the writes before the cut are not proven whole", "seq", st.Cut, "err", err)

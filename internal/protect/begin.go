@@ -250,10 +250,11 @@ func (a *attachment) newEpoch(ctx context.Context) error {
 		return err
 	}
 	seq := a.firstSeq(st)
-	if err := g.stream.control(epoch, journal.Attach{Seq: seq, Host: host, Boot: bootID()}); err != nil {
+	err = a.link.unhung(ctx, func() error { return g.stream.control(epoch, journal.Attach{Seq: seq, Host: host, Boot: bootID()}) })
+	if err != nil {
 		return fmt.Errorf("note epoch %d: %w", epoch, err)
 	}
-	if err := g.durable(ctx); err != nil {
+	if err := a.link.unhung(ctx, func() error { return g.durable(ctx) }); err != nil {
 		return err
 	}
 	a.link.lost.Store(nil) // the memo has it

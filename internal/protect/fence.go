@@ -152,17 +152,23 @@ func (a *attachment) fence(ctx context.Context) error {
 	if err := a.drained(ctx, f.Seq); err != nil {
 		return err
 	}
-	return a.note(f, now)
+	return a.note(ctx, f, now)
 }
 
 // note writes a fence into the journal if it says anything new.
-func (a *attachment) note(f journal.Fence, now time.Time) error {
+func (a *attachment) note(ctx context.Context, f journal.Fence, now time.Time) error {
 	tl := a.g.log.Timeline()
 	if tl.CleanStop && a.epoch == tl.Epoch {
 		return errEpochOver
 	}
 	if f.Seq > tl.LastFence.Seq || !tl.Open && tl.Whole() {
-		if err := a.g.stream.control(a.epoch, f); err != nil {
+		epoch := a.epoch
+		err := a.link.unhung(ctx, func() error {
+			a.link.settling.Lock() // a detach is noted after it
+			defer a.link.settling.Unlock()
+			return a.g.stream.control(epoch, f)
+		})
+		if err != nil {
 			return fmt.Errorf("note a fence: %w", err)
 		}
 	}

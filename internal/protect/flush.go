@@ -59,7 +59,9 @@ func (g *Group) durable(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		g.status.fail(fmt.Errorf("make the journal durable: %w", err))
+		if ctx.Err() == nil { // else somebody else speaks for the group by now
+			g.status.fail(fmt.Errorf("make the journal durable: %w", err))
+		}
 		if !sleep(ctx, g.cfg.Retry) {
 			return errors.Join(context.Cause(ctx), err)
 		}

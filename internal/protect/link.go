@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	gosync "sync"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,9 @@ type link struct {
 	g      *Group
 	keeper *keeper.Client
 	ring   *tap.Consumer
+
+	users    gosync.WaitGroup // goroutines that use the ring besides the drainer
+	settling gosync.Mutex     // held by the one of them that notes a fence or a detach
 
 	stop    context.CancelFunc
 	drained chan struct{} // closed when the drainer has ended
@@ -83,9 +87,23 @@ func (l *link) close(finish bool) {
 	}
 	l.stop()
 	<-l.drained
+	l.users.Wait()
 	l.g.status.setRing(nil)
 	if err := l.ring.Close(); err != nil {
 		l.g.logger.Warn("close the ring", "err", err)
+	}
+}
+
+// unhung does something with the journal's disk, and does not wait for it any more
+// when ctx ends: the disk may hang.
+func (l *link) unhung(ctx context.Context, work func() error) error {
+	done := make(chan error, 1)
+	l.users.Go(func() { done <- work() })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

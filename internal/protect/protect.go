@@ -119,6 +119,8 @@ type Config struct {
 	Retry time.Duration
 	// MonitorTimeout bounds a question to a VM's monitor; 5 s. Attaching and detaching get six times that.
 	MonitorTimeout time.Duration
+	// DiskTimeout is how long pausing and stopping wait for the journal's disk before they go on without it; 30 s.
+	DiskTimeout time.Duration
 	// Reserve is the free space in bytes below which journalling stops; 1 GiB, or a twentieth of the disk if that is less.
 	Reserve int64
 	// ReaderDir is where a VM's NBD server makes its socket; the VM must be able to write there.
@@ -142,6 +144,7 @@ func (c *Config) EnsureDefaults() {
 	set(&c.RotateBitmaps, time.Minute)
 	set(&c.Retry, time.Second)
 	set(&c.MonitorTimeout, 5*time.Second)
+	set(&c.DiskTimeout, 30*time.Second)
 }
 
 // Validate tells what cannot work.
