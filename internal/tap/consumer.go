@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -254,30 +253,3 @@ func (c *Consumer) Ring() *Ring { return c.ring }
 
 // Close unmaps the ring and may be called once. Nobody may use the Consumer or a Run of it any more.
 func (c *Consumer) Close() error { return errors.Join(c.event.Close(), c.ring.Close()) }
-
-// SkipUnfinished goes over one entry that a producer had reserved and not finished, and reports whether there was one. It is only for the ring of
-// a dead producer: the write was never answered, but some behind it, of other volumes, may have been. They follow in further runs, with a
-// gap in the seqs; none of them belongs to a point unless a fence says so.
-func (c *Consumer) SkipUnfinished() bool {
-	head := c.ring.head.head.Load()
-	if c.err != nil || c.next >= head || c.ring.checkPositions(c.next, head) != nil {
-		return false
-	}
-	off, ok := c.ring.place(c.next)
-	room := min(c.ring.chunk-c.next%c.ring.chunk, head-c.next)
-	if !ok || room < journal.EntryHeaderSize || atomic.LoadUint32(word(c.ring.data, off)) != 0 {
-		return false
-	}
-	// All of the header but the magic was there before head moved.
-	var aligned [journal.EntryHeaderSize / 8]uint64
-	p := unsafe.Slice((*byte)(unsafe.Pointer(&aligned)), journal.EntryHeaderSize)
-	copy(p, c.ring.data[off:])
-	journal.CommitEntry(p)
-	h, err := journal.DecodeHeader(p)
-	if err != nil || uint64(h.Size()) > room {
-		return false
-	}
-	c.next += uint64(h.Size())
-	c.seq = h.Seq
-	return true
-}
