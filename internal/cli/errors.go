@@ -66,6 +66,12 @@ type statusError int
 
 func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
+// interruptedError says what becomes of the work whose command was interrupted.
+type interruptedError struct{ text string }
+
+func (e interruptedError) Error() string { return "interrupted: " + e.text }
+func (e interruptedError) Unwrap() error { return context.Canceled }
+
 // hintError adds what the user can do.
 type hintError struct {
 	error
@@ -94,7 +100,8 @@ func report(w io.Writer, ctx context.Context, err error) int {
 	}
 	code := exitCode(ctx, err)
 	text := err.Error()
-	if errors.Is(err, context.Canceled) {
+	var interrupted interruptedError
+	if errors.Is(err, context.Canceled) && !errors.As(err, &interrupted) {
 		text = "interrupted"
 	}
 	fmt.Fprintf(w, "error: %s\n", oneLine(text))

@@ -42,7 +42,7 @@ func (a *app) follow(ctx context.Context, c *api.Client, t api.Task, fate onInte
 // interrupted tells what becomes of the task, or cancels it.
 func (a *app) interrupted(ctx context.Context, c *api.Client, t api.Task, fate onInterrupt) error {
 	if fate == goesOn {
-		return withHint(fmt.Errorf("interrupted: task %s goes on in the hub: %w", t.ID, ctx.Err()),
+		return withHint(interruptedError{"task " + t.ID + " goes on in the hub"},
 			"rephub task cancel "+t.ID+" ends it, rephub status shows how it is")
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -50,7 +50,7 @@ func (a *app) interrupted(ctx context.Context, c *api.Client, t api.Task, fate o
 	if _, err := c.CancelTask(ctx, t.ID); err != nil {
 		return fmt.Errorf("cancel task %s: %w", t.ID, err)
 	}
-	return fmt.Errorf("interrupted: task %s was cancelled: %w", t.ID, context.Canceled)
+	return interruptedError{"task " + t.ID + " was cancelled"}
 }
 
 // waitInterval is how often it is asked whether a group is protected: often
@@ -67,7 +67,7 @@ func (a *app) waitProtected(ctx context.Context, c *api.Client, group string) er
 	for {
 		st, err := c.Status(ctx, group)
 		if ctx.Err() != nil {
-			return withHint(fmt.Errorf("interrupted: group %s goes on in the hub: %w", group, ctx.Err()),
+			return withHint(interruptedError{"group " + group + " goes on in the hub"},
 				"rephub status "+group+" shows how it is")
 		}
 		if err != nil {

@@ -22,7 +22,8 @@ func (a *app) protectCommand() *cobra.Command {
 order, and every recovery point holds all of them at one moment.
 
 The command returns when every write is recorded; the first recovery point
-is there when the initial sync is done. --wait waits for that.`,
+is there when the initial sync is done. --wait waits for that. Interrupting
+the command ends the waiting only; rephub unprotect ends the protection.`,
 		Example: `  rephub protect web --wait
   rephub protect web db --group shop --history 72h
   rephub protect web --volume disk0 --volume disk1`,

@@ -142,6 +142,10 @@ func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progr
 		return err
 	}
 	if err := h.store.AddGroup(ctx, r.Group); err != nil {
+		if errors.Is(err, catalog.ErrExists) { // not here, so in a catalog that hubs share
+			err = api.Errorf(api.CodeConflict, "another hub has a group %s in this catalog", r.Name).
+				WithHint("choose another name with --group")
+		}
 		return errors.Join(catalogError(err), os.Remove(dir))
 	}
 	err := writeRecord(dir, r)
