@@ -4,6 +4,7 @@ package nbd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -332,5 +333,49 @@ func TestIdleConnectionsDoNotPoll(t *testing.T) {
 			w.wantReply(uint64(i), 0)
 		}
 		eventually(t, "nobody polls", func() bool { return r.pollers.busy.Load() == 0 })
+	}
+}
+
+func TestSocketDoesNotAllocate(t *testing.T) {
+	s, peer := sockets(t, onePoller())
+	s.window = maxPoll
+	in, out := make([]byte, 64), make([]byte, 64)
+	if n := testing.AllocsPerRun(200, func() {
+		peer.Write(out)
+		s.Read(in)
+		s.Write(in)
+		peer.Read(out)
+	}); n != 0 {
+		t.Errorf("%v allocations a request", n)
+	}
+}
+
+// TestTLSGoesThroughTheRuntime: the bytes below a TLS session are its own.
+func TestTLSGoesThroughTheRuntime(t *testing.T) {
+	cert, pool := certificate(t)
+	r := serve(t, shelf{"": {disk: newDisk(4096), info: concurrent(4096)}}, ServerConfig{TLS: &tls.Config{Certificates: []tls.Certificate{cert}}})
+	sessions := func() (all, raw int) {
+		r.watch.state.Lock()
+		defer r.watch.state.Unlock()
+		for s := range r.watch.state.sessions {
+			if all++; s.sock != nil {
+				raw++
+			}
+		}
+		return all, raw
+	}
+	c := dial(t, r.uri(""), DialOptions{TLS: &tls.Config{RootCAs: pool, ServerName: "localhost"}, RequireTLS: true})
+	if err := c.WriteAt(within(t), []byte{1}, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if all, raw := sessions(); all != 1 || raw != 0 {
+		t.Errorf("%d of %d sessions read past TLS", raw, all)
+	}
+	plain := dial(t, r.uri(""), DialOptions{})
+	if err := plain.WriteAt(within(t), []byte{1}, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if all, raw := sessions(); all != 2 || raw != 1 {
+		t.Errorf("%d of %d sessions are read past the runtime, not the plain one", raw, all)
 	}
 }
