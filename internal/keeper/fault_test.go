@@ -19,7 +19,7 @@ func TestKeeperStopped(t *testing.T) {
 		t.Run(fmt.Sprint("heal=", heal), func(t *testing.T) {
 			ctx, cancel := context.WithCancel(testContext(t))
 			defer cancel()
-			c := startKeeper(t)
+			c := startKeeper(t, "--thaw", "-1s")
 			openRing(t, c, "g", 1<<20)
 			taps := attach(t, c, "g", 2)
 			until(t, "the controller has both taps", func() bool { return c.Taps() == 2 })
@@ -49,6 +49,18 @@ func TestKeeperStopped(t *testing.T) {
 	}
 }
 
+// TestStoppedAndNobodyThere: a keeper that is stopped goes on without anybody's help, again and again.
+func TestStoppedAndNobodyThere(t *testing.T) {
+	c := startKeeper(t)
+	openRing(t, c, "g", 1<<20)
+	taps := attach(t, c, "g", 1)
+	c.Close() // as good as stopped, too
+	for i := range 5 {
+		unix.Kill(c.PID(), unix.SIGSTOP)
+		write(t, taps[0], 0, pattern(i))
+	}
+}
+
 // awaitStop waits until all threads of a process have stopped: the signal is not instant.
 func awaitStop(t *testing.T, pid int) {
 	t.Helper()
@@ -67,7 +79,7 @@ func awaitStop(t *testing.T, pid int) {
 
 // TestEnsureStopped: a hub that starts and finds its keeper stopped gets it going.
 func TestEnsureStopped(t *testing.T) {
-	c := startKeeper(t)
+	c := startKeeper(t, "--thaw", "-1s")
 	openRing(t, c, "g", 1<<20)
 	taps := attach(t, c, "g", 1)
 	unix.Kill(c.PID(), unix.SIGSTOP)

@@ -44,6 +44,8 @@ type Config struct {
 	Linger time.Duration
 	// Trim is how often rings are looked over for memory to give back; default 1 s.
 	Trim time.Duration
+	// Thaw is how long the process may be stopped by a signal until the kernel lets it go on; default 100 ms, negative: for ever. Only Main heeds it.
+	Thaw time.Duration
 	// Logger must not block. Default none.
 	Logger *slog.Logger
 	// Ready, if set, is called when the sockets can be connected to.
@@ -61,6 +63,7 @@ func (c *Config) EnsureDefaults() {
 	fill(&c.Grace, 3*time.Second)
 	fill(&c.Linger, time.Minute)
 	fill(&c.Trim, time.Second)
+	fill(&c.Thaw, 100*time.Millisecond)
 	if c.Memory == 0 {
 		c.Memory = 1 << 30
 	}

@@ -44,6 +44,7 @@ func run(args []string) error {
 	fs.DurationVar(&cfg.VoidAfter, "void-after", 0, "how long writes may wait for a full ring (default 20ms)")
 	fs.DurationVar(&cfg.Grace, "grace", 0, "life without taps and controller (default 3s)")
 	fs.DurationVar(&cfg.Linger, "linger", 0, "the same with entries that nobody has taken (default 1m)")
+	fs.DurationVar(&cfg.Thaw, "thaw", 0, "how long a SIGSTOP may last; negative: for ever (default 100ms)")
 	fs.BoolVar(&detach, "detach", false, "start in the background")
 	fs.BoolVar(&verbose, "verbose", false, "log more")
 	if err := fs.Parse(args); err != nil {
@@ -77,7 +78,13 @@ func runProcess(cfg Config, verbose bool) error {
 		level = slog.LevelDebug
 	}
 	cfg.Logger = slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: level}))
+	cfg.EnsureDefaults()
 	hardenProcess(cfg.Logger)
+	if cfg.Thaw > 0 {
+		if err := thawEvery(cfg.Thaw); err != nil {
+			cfg.Logger.Warn("a stopped keeper cannot go on by itself", "err", err)
+		}
+	}
 	report := func(string) {}
 	if os.Getenv(readyEnv) != "" {
 		os.Unsetenv(readyEnv)
