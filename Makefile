@@ -40,7 +40,7 @@ test: deps lint build
 	  $(GO) test -json -count=1 -p 1 -timeout 20m $(PLAIN)
 
 soak: deps build
-	REPHUB_SOAK=$(SOAK) $(GO) run ./scripts/testgate \
+	REPHUB_SOAK=$(SOAK) $(GO) run ./scripts/testgate -v \
 	  $(GO) test -json -count=1 -timeout 24h ./e2e/... ./internal/protect/...
 
 bench: deps build

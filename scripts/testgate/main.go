@@ -2,11 +2,11 @@
 // a skipped test into a failure, because a test that silently does not run
 // proves nothing.
 //
-//	testgate go test -json ./a -- go test -json -race ./b
+//	testgate [-v] go test -json ./a -- go test -json -race ./b
 //
 // It prints what go test would, closes with "N passed, N failed" (tests and
 // subtests counted alike) and exits 1 when anything failed, was skipped, or
-// when nothing ran.
+// when nothing ran. With -v it prints what every test logs, as it comes.
 package main
 
 import (
@@ -26,7 +26,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	t := newTally(os.Stdout)
-	for _, args := range split(os.Args[1:]) {
+	args := os.Args[1:]
+	if len(args) > 0 && args[0] == "-v" {
+		t.follow, args = true, args[1:]
+	}
+	for _, args := range split(args) {
 		runCommand(ctx, t, args)
 	}
 	os.Exit(t.close())

@@ -17,6 +17,19 @@ func TestSplit(t *testing.T) {
 	}
 }
 
+func TestTallyFollows(t *testing.T) {
+	var out bytes.Buffer
+	tl := newTally(&out)
+	tl.follow = true
+	in := `{"Action":"output","Package":"p","Test":"TestA","Output":"round 1\n"}` + "\n" + `{"Action":"pass","Package":"p","Test":"TestA"}`
+	if err := tl.read(strings.NewReader(in)); err != nil {
+		t.Fatal(err)
+	}
+	if code := tl.close(); code != 0 || out.String() != "round 1\n1 passed, 0 failed\n" {
+		t.Errorf("exit status %d, output %q", code, out.String())
+	}
+}
+
 func TestTally(t *testing.T) {
 	for _, tc := range []struct {
 		name, in, shows string

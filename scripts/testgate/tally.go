@@ -20,9 +20,11 @@ type event struct {
 }
 
 // tally counts results and holds back the output of each test until its end is
-// known: only that of failed and skipped tests is shown.
+// known: only that of failed and skipped tests is shown. With follow it is shown
+// as it comes: the tests are long, and what they did is worth reading.
 type tally struct {
 	w              io.Writer
+	follow         bool
 	passed, failed int
 	output         map[string][]string // by package and test
 }
@@ -57,6 +59,10 @@ func (t *tally) line(line []byte) {
 	}
 	switch e.Action {
 	case "output":
+		if t.follow && e.Test != "" {
+			fmt.Fprint(t.w, e.Output)
+			return
+		}
 		key := e.Package + "\x00" + e.Test
 		t.output[key] = append(t.output[key], e.Output)
 	case "build-output":
@@ -76,7 +82,7 @@ func (t *tally) testEnd(e event) {
 	switch e.Action {
 	case "pass":
 		t.passed++
-		if !strings.Contains(e.Test, "/") {
+		if !t.follow && !strings.Contains(e.Test, "/") {
 			fmt.Fprintf(t.w, "--- PASS: %s (%.2fs)\n", e.Test, e.Elapsed)
 		}
 	case "skip":
