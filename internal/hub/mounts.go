@@ -129,6 +129,8 @@ func recoveryError(err error) error {
 		return nil
 	case errors.Is(err, recovery.ErrNotFound):
 		return api.Errorf(api.CodeNotFound, "%v", err).WithHint("rephub mount list shows them")
+	case errors.As(err, &busy) && busy.Cut:
+		return api.Errorf(api.CodeConflict, "%v", err).WithHint("the disk under the hub does not answer; the mount can be removed when it does")
 	case errors.As(err, &busy):
 		return api.Errorf(api.CodeConflict, "%v", err).WithHint("end the clients, or use --force to cut them off")
 	case errors.As(err, &space):
