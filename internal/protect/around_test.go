@@ -80,3 +80,75 @@ func (d *dumbVM) CheckFence(ctx context.Context, taps []vm.Tap) (vm.RunState, er
 	}
 	return d.VM.CheckFence(ctx, taps)
 }
+
+// A hub that is told to end after it has noted a writer around the tap, and before it
+// has stopped recording, leaves a ring that looks whole: the next one compares.
+func TestWriterNotedAsTheHubEnds(t *testing.T) {
+	s := newSite(t)
+	s.cfg.BypassEvery = time.Hour
+	q := vmtest.Start(t, vmtest.Config{})
+	var g *running
+	s.wrap = func(v vm.VM) vm.VM {
+		looks := 0
+		return &lookedAtVM{v, func(err error) error {
+			if err != nil {
+				if looks++; looks == 2 { // it broke, and that is being noted
+					g.stop()
+				}
+			}
+			return err
+		}}
+	}
+	g = s.start(q)
+	g.reach(StateProtected)
+	writeAround(t, q, "write -P 9 7M 64k")
+	<-g.done
+	g.end()
+	if !g.memo.volume(1).Over {
+		t.Fatal("the hub did not end at the place in question")
+	}
+	s.wrap = nil
+	g = s.start(q)
+	g.reach(StateProtected)
+	g.equal(q)
+}
+
+// A writer that goes while the attachment is being given up for another reason is
+// noted, too: the next conversation with the VM would not tell.
+func TestUnseenWriterWhileAllIsGivenUp(t *testing.T) {
+	s := newSite(t)
+	s.cfg.BypassEvery = time.Hour
+	q := vmtest.Start(t, vmtest.Config{})
+	wrote := false
+	s.wrap = func(v vm.VM) vm.VM {
+		looks := 0
+		return &lookedAtVM{v, func(err error) error {
+			if looks++; looks == 2 && !wrote { // the first look was the attachment's, when it broke
+				wrote = true
+				writeAround(t, q, "write -P 10 8M 64k")
+				eventually(t, "the event is here", func() bool { return v.Around() != nil })
+			}
+			return err
+		}}
+	}
+	g := s.start(q)
+	g.reach(StateProtected)
+	epoch := g.Status().Epoch
+	if _, err := s.link.Void(t.Context(), g.spec.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	g.until("a new epoch", func(st Status) bool { return st.Epoch > epoch })
+	g.reach(StateProtected)
+	if !wrote {
+		t.Fatal("nobody wrote")
+	}
+	g.equal(q)
+}
+
+// lookedAtVM has something done whenever the group asks who has gone.
+type lookedAtVM struct {
+	vm.VM
+	look func(error) error
+}
+
+func (l *lookedAtVM) Around() error { return l.look(l.VM.Around()) }

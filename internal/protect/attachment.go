@@ -66,7 +66,9 @@ func (g *Group) follow(ctx context.Context, l *link) error {
 	}
 	if around := a.around(); around != nil && ctx.Err() != nil {
 		// Whoever comes next hears nothing of it from the VM.
-		return errors.Join(a.broke(context.WithoutCancel(ctx), around), g.cut(around.Error()))
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.DiskTimeout)
+		defer cancel()
+		return a.broke(last, around)
 	}
 	if err == nil || ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -87,7 +89,8 @@ func (a *attachment) open(ctx context.Context) error {
 	return nil
 }
 
-// giveUp stops recording when the group is not known to be whole.
+// giveUp stops recording when the group is not known to be whole. It waits for the
+// journal's disk no longer than ctx lasts.
 func (a *attachment) giveUp(ctx context.Context, why error) error {
 	if ctx.Err() != nil {
 		return nil
@@ -95,7 +98,8 @@ func (a *attachment) giveUp(ctx context.Context, why error) error {
 	if err := a.void(ctx); err != nil {
 		return err
 	}
-	return a.g.cut(why.Error())
+	tl := a.g.log.Timeline() // not in the call below: it may come late, when another epoch has begun
+	return a.link.unhung(ctx, func() error { return a.g.cutAt(&tl, why.Error()) })
 }
 
 func (g *Group) openMachine(ctx context.Context, ref VMRef) (*machine, error) {
@@ -271,7 +275,8 @@ func (a *attachment) broke(ctx context.Context, why error) error {
 		// All that was recorded before the cut is good if the taps still are.
 		a.lastFence(ctx)
 	}
-	return errors.Join(why, a.bypassed(why), a.giveUp(ctx, why))
+	err := errors.Join(why, a.bypassed(why), a.giveUp(ctx, why))
+	return errors.Join(err, a.bypassed(nil)) // who went meanwhile
 }
 
 // around is a *vm.BypassError when somebody came and went unseen.
@@ -285,7 +290,7 @@ func (a *attachment) around() error {
 }
 
 // bypassed notes which volumes were, or may have been, written to around their
-// taps. A writer below a volume's node is in no bitmap of it.
+// taps. A writer below a volume's node is in no bitmap of it. why may be nil.
 func (a *attachment) bypassed(why error) error {
 	var bypass *vm.BypassError
 	if !errors.As(why, &bypass) {
@@ -298,7 +303,7 @@ func (a *attachment) bypassed(why error) error {
 				continue
 			}
 			noted := a.g.memo.volume(d.ID)
-			noted.Need, noted.Stale = max(noted.Need, needCompare), true
+			noted.Need, noted.Stale, noted.Over = max(noted.Need, needCompare), true, true
 			if err := a.g.memo.setNeed(d.ID, noted); err != nil {
 				return err
 			}

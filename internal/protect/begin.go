@@ -47,7 +47,8 @@ func (a *attachment) goesOn(ctx context.Context) bool {
 	for _, m := range a.machines {
 		for _, d := range m.disks {
 			_, tapped := m.tapOf(d)
-			if !tapped || m.vm.Identity().Instance != a.g.memo.volume(d.ID).Instance || d.now.Size != d.size(&tl) {
+			noted := a.g.memo.volume(d.ID)
+			if !tapped || noted.Over || m.vm.Identity().Instance != noted.Instance || d.now.Size != d.size(&tl) {
 				return false
 			}
 		}

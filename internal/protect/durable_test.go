@@ -21,6 +21,7 @@ type stuckFS struct {
 	vfs.FS
 	gate, door gosync.RWMutex
 	full       atomic.Bool
+	waiting    atomic.Int64 // writes that stand at the door
 }
 
 func (s *stuckFS) OpenFile(name string, flag int, perm os.FileMode) (vfs.File, error) {
@@ -37,8 +38,10 @@ type stuckFile struct {
 }
 
 func (f *stuckFile) Writev(bufs [][]byte, off int64) (int, error) {
+	f.fs.waiting.Add(1)
 	f.fs.door.RLock()
 	defer f.fs.door.RUnlock()
+	f.fs.waiting.Add(-1)
 	if f.fs.full.Load() {
 		return 0, unix.ENOSPC
 	}
@@ -115,4 +118,34 @@ func TestDetachFromAStuckDisk(t *testing.T) {
 			<-g.done
 		})
 	}
+}
+
+// A group that is not whole any more while the journal's disk hangs can be paused, too.
+func TestBrokenOnAStuckDisk(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	fs := &stuckFS{FS: vfs.OS()}
+	s := newSite(t)
+	s.fs, s.cfg.DiskTimeout = fs, 200*time.Millisecond
+	q := vmtest.Start(t, vmtest.Config{})
+	g := s.start(q)
+	g.reach(StateProtected)
+	g.equal(q)
+	fs.door.Lock()
+	unstick := gosync.OnceFunc(fs.door.Unlock)
+	defer unstick()
+	if _, err := s.link.Void(ctx, g.spec.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	vmtest.IO(t, q.GuestURI("disk0"), "write -P 5 1M 64k")
+	eventually(t, "the cut is being noted", func() bool { return fs.waiting.Load() > 0 })
+	if err := g.Pause(ctx); err != nil || len(mirrors(q)) > 0 {
+		t.Fatalf("taps %v, %v", mirrors(q), err)
+	}
+	unstick()
+	if err := g.Resume(ctx); err != nil {
+		t.Fatal(err)
+	}
+	g.reach(StateProtected)
+	g.equal(q)
 }

@@ -54,6 +54,9 @@ type memoVolume struct {
 	// Stale, while Need is needFull: base and journal may hold data that is
 	// older than the source and in no bitmap, so the copy ends with a compare.
 	Stale bool `json:"stale,omitempty"`
+	// Over: what was noted then is found by a sync in a new epoch only. Whoever noted
+	// it may have been stopped before it could void the ring and cut the journal.
+	Over bool `json:"over,omitempty"`
 }
 
 // loadMemo reads the memo of a group's folder. Without one, or with volumes it

@@ -98,7 +98,7 @@ func (g *Group) renewed(ctx context.Context, k *keeper.Client, why error) error 
 	}
 	for _, v := range g.spec.Volumes {
 		noted := g.memo.volume(v.ID)
-		noted.Need, noted.Stale = max(noted.Need, needCompare), true
+		noted.Need, noted.Stale, noted.Over = max(noted.Need, needCompare), true, true
 		if err := g.memo.setNeed(v.ID, noted); err != nil {
 			return errors.Join(why, err)
 		}
@@ -154,6 +154,11 @@ func (g *Group) pause(ctx context.Context, changed <-chan struct{}) {
 // cut notes that no point is offered beyond the last fence until all is synced again.
 func (g *Group) cut(reason string) error {
 	tl := g.log.Timeline()
+	return g.cutAt(&tl, reason)
+}
+
+// cutAt is cut for what the journal said at some time; it is refused when an epoch has begun since.
+func (g *Group) cutAt(tl *journal.Timeline, reason string) error {
 	if !tl.Attached {
 		return nil
 	}
