@@ -15,10 +15,15 @@ type WatchConfig struct {
 	// Patience is how long it may be silent before Hung is called; 30 s. It is
 	// counted in questions, so that a pause of our own process is none of its.
 	Patience time.Duration
-	// Hung is called each time that Patience has passed without an answer; none.
+	// Hung is called when Patience has passed without an answer, then after twice
+	// that time, and so on up to maxPatience times: a server that is slow to start
+	// must not be killed for ever; none.
 	Hung   func(error)
 	Logger *slog.Logger // none
 }
+
+// maxPatience bounds how much more patience a server gets each time, in Patience.
+const maxPatience = 16
 
 // Watch asks the catalog for a sign of life, because a server that hangs, and
 // has not ended, is noticed by nobody who does not need it just now.
@@ -54,7 +59,8 @@ func NewWatch(s *Store, cfg WatchConfig) *Watch {
 func (w *Watch) Run(ctx context.Context) error {
 	tick := time.NewTicker(w.cfg.Every)
 	defer tick.Stop()
-	most := max(1, int(w.cfg.Patience/w.cfg.Every))
+	first := max(1, int(w.cfg.Patience/w.cfg.Every))
+	most := first
 	for failed := 0; ; {
 		ask, cancel := context.WithTimeout(ctx, w.cfg.Every)
 		err := w.store.Ping(ask)
@@ -64,11 +70,11 @@ func (w *Watch) Run(ctx context.Context) error {
 		}
 		w.note(err)
 		if failed++; err == nil {
-			failed = 0
+			failed, most = 0, first
 		}
 		if failed >= most {
-			failed = 0
 			w.cfg.Hung(fmt.Errorf("it did not answer for %v: %w", time.Duration(most)*w.cfg.Every, err))
+			failed, most = 0, min(2*most, maxPatience*first)
 		}
 		select {
 		case <-tick.C:
