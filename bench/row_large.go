@@ -38,7 +38,7 @@ func largeTapRow(name string, target float64) func(context.Context, *bench) erro
 		ours, peer, err := b.inTurns(
 			func() (v float64, err error) {
 				if beside, err = t.peer(ctx); err == nil {
-					v, err = t.recorded(ctx, beside)
+					v, err = t.recorded(ctx, beside, shares)
 				}
 				return v, err
 			},
@@ -60,18 +60,18 @@ func largeTapRow(name string, target float64) func(context.Context, *bench) erro
 	}
 }
 
-// recorded is the highest of the rates tried at which no write went void.
-func (t *tapRuns) recorded(ctx context.Context, peer float64) (float64, error) {
+// recorded is the highest of the shares of peer at which no write went void.
+func (t *tapRuns) recorded(ctx context.Context, peer float64, shares []float64) (float64, error) {
 	for _, share := range shares {
 		try := *t
-		try.load.rate, try.void = int(share*peer), 0
+		try.load.rate, try.void, try.lag = int(share*peer), 0, nil
 		got, err := try.ours(ctx)
 		if err != nil {
 			return 0, err
 		}
 		t.count = try.count
 		if try.void == 0 {
-			t.ourCPU = try.ourCPU
+			t.lag, t.ourCPU = append(t.lag, try.lag...), try.ourCPU
 			return got, nil
 		}
 	}
