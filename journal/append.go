@@ -18,6 +18,9 @@ type Batch struct {
 	// fills in the payload checksums, the padding, and times that would go
 	// backwards, in place. The memory is the caller's again when it returns.
 	Regions [][]byte
+	// Serial of a batch that Follow read from another journal; it must be the
+	// next one. The payload checksums are then compared, not filled in. 0 else.
+	Serial Serial
 }
 
 // appender is the state of the one goroutine that appends.
@@ -60,7 +63,7 @@ func (l *Log) append(b Batch) error {
 	a := &l.appender
 	a.heads = a.heads[:0]
 	for _, region := range b.Regions {
-		if err := a.take(&d, region); err != nil {
+		if err := a.take(&d, region, b.Serial != 0); err != nil {
 			return err
 		}
 	}
@@ -90,6 +93,7 @@ func (l *Log) append(b Batch) error {
 	l.mu.Lock()
 	l.st.tail = at + batchHeaderSize + d.body
 	l.st.appended, l.st.time, l.st.timeline = d.last, d.time, d.timeline
+	l.st.serial = max(l.st.serial, d.serial)
 	l.mu.Unlock()
 	return nil
 }
@@ -100,9 +104,15 @@ func (l *Log) begin(b Batch) (draft, Pos, error) {
 	defer l.mu.Unlock()
 	s := &l.st
 	d := draft{last: s.appended, time: s.time, timeline: s.timeline}
-	d.kind, d.epoch, d.first = b.Kind, b.Epoch, b.First
+	d.kind, d.epoch, d.first, d.serial = b.Kind, b.Epoch, b.First, b.Serial
+	if l.opt.Number && d.serial == 0 {
+		d.serial = s.serial + 1
+	}
 	if err := s.usable(); err != nil {
 		return d, Pos{}, err
+	}
+	if d.serial != 0 && d.serial != s.serial+1 {
+		return d, Pos{}, fmt.Errorf("%w: batch is number %d, the journal has %d", ErrGap, d.serial, s.serial)
 	}
 	switch b.Kind {
 	case KindWrites:
@@ -120,9 +130,9 @@ func (l *Log) begin(b Batch) (draft, Pos, error) {
 	return d, s.synced, nil
 }
 
-// take checks the entries of a region, completes their headers and collects
-// them in a.heads.
-func (a *appender) take(d *draft, region []byte) error {
+// take checks the entries of a region, completes their headers (of sealed ones
+// nothing may change) and collects them in a.heads.
+func (a *appender) take(d *draft, region []byte, sealed bool) error {
 	for len(region) > 0 {
 		if len(region) < EntryHeaderSize {
 			return fmt.Errorf("%w: %d bytes after the last entry", ErrInvalid, len(region))
@@ -140,7 +150,11 @@ func (a *appender) take(d *draft, region []byte) error {
 			return err
 		}
 		le := binary.LittleEndian
-		le.PutUint32(region[offCRC:], crc32.Checksum(payload, castagnoli))
+		crc := crc32.Checksum(payload, castagnoli)
+		if sealed && (crc != h.CRC || d.time != h.Time) {
+			return fmt.Errorf("%w: entry %d is not as it was when it was sealed", ErrInvalid, h.Seq)
+		}
+		le.PutUint32(region[offCRC:], crc)
 		le.PutUint64(region[offTime:], uint64(d.time))
 		clear(region[EntryHeaderSize+len(payload) : size])
 		a.heads = append(a.heads, region[:EntryHeaderSize]...)

@@ -10,12 +10,13 @@ type chain struct {
 	last   Seq
 	time   int64 // ns since 1970
 	tl     Timeline
-	synced Pos // the highest place that a header seen so far called durable
+	serial Serial // of the last numbered batch
+	synced Pos    // the highest place that a header seen so far called durable
 }
 
 // chainAt is the chain at the start of a segment.
 func chainAt(h *segmentHeader) chain {
-	return chain{hash: h.prev, last: h.firstSeq - 1, time: h.firstTime, tl: h.timeline, synced: h.synced}
+	return chain{hash: h.prev, last: h.firstSeq - 1, time: h.firstTime, tl: h.timeline, serial: h.serial, synced: h.synced}
 }
 
 // follow moves the chain over a batch. body reads a control record's body. The
@@ -36,6 +37,12 @@ func (c *chain) follow(b *batch, body func(placed) ([]byte, error)) error {
 	}
 	if b.epoch != next.tl.Epoch {
 		return fmt.Errorf("batch of epoch %d in epoch %d", b.epoch, next.tl.Epoch)
+	}
+	if b.serial != 0 {
+		if b.serial != next.serial+1 {
+			return fmt.Errorf("%w: batch is number %d after %d", ErrGap, b.serial, next.serial)
+		}
+		next.serial = b.serial
 	}
 	next.hash = b.hash
 	if next.synced.Before(b.synced) {

@@ -73,6 +73,7 @@ type batchHeader struct {
 	synced              Pos    // everything before was durable when this was written
 	at                  Pos    // where the batch itself is
 	group               GroupID
+	serial              Serial // 0: not numbered
 }
 
 func (b *batchHeader) encode(p []byte) {
@@ -96,6 +97,7 @@ func (b *batchHeader) encode(p []byte) {
 	le.PutUint64(p[88:], uint64(b.synced.Off))
 	copy(p[96:112], b.group[:])
 	le.PutUint64(p[112:], uint64(b.at.Off))
+	le.PutUint64(p[120:], uint64(b.serial))
 }
 
 // decode reads the header's fields and holds them to the rules that need no
@@ -119,6 +121,7 @@ func (b *batchHeader) decode(p []byte) error {
 		synced: Pos{Segment: le.Uint32(p[80:]), Off: int64(le.Uint64(p[88:]))},
 		at:     Pos{Segment: le.Uint32(p[84:]), Off: int64(le.Uint64(p[112:]))},
 		group:  GroupID(p[96:112]),
+		serial: Serial(le.Uint64(p[120:])),
 	}
 	switch {
 	case b.kind < KindWrites || b.kind > KindControl:
@@ -160,11 +163,12 @@ type segmentHeader struct {
 	group     GroupID
 	number    uint32
 	epoch     Epoch
-	firstSeq  Seq   // one above the last seq before the segment
-	firstTime int64 // no entry in the segment is older; ns since 1970
-	prev      Hash  // of the last batch before the segment
-	prevLen   int64 // bytes of the segment before, 0 if there is none
-	synced    Pos   // as in batchHeader
+	firstSeq  Seq    // one above the last seq before the segment
+	firstTime int64  // no entry in the segment is older; ns since 1970
+	prev      Hash   // of the last batch before the segment
+	prevLen   int64  // bytes of the segment before, 0 if there is none
+	synced    Pos    // as in batchHeader
+	serial    Serial // of the last numbered batch before the segment
 	timeline  Timeline
 }
 
@@ -193,6 +197,7 @@ func (s *segmentHeader) encode() ([]byte, error) {
 	le.PutUint64(p[80:], uint64(s.prevLen))
 	le.PutUint32(p[88:], s.synced.Segment)
 	le.PutUint64(p[96:], uint64(s.synced.Off))
+	le.PutUint64(p[104:], uint64(s.serial))
 	copy(p[segmentFixed:], state)
 	le.PutUint32(p[124:], crc32.Checksum(p, castagnoli))
 	return p, nil
@@ -246,6 +251,7 @@ func (s *segmentHeader) decode(p []byte, withTimeline bool) error {
 		epoch: Epoch(le.Uint64(p[40:])), firstSeq: Seq(le.Uint64(p[48:])), firstTime: int64(le.Uint64(p[56:])),
 		prev: Hash(p[64:80]), prevLen: int64(le.Uint64(p[80:])),
 		synced: Pos{Segment: le.Uint32(p[88:]), Off: int64(le.Uint64(p[96:]))},
+		serial: Serial(le.Uint64(p[104:])),
 	}
 	if s.firstSeq == 0 || s.prevLen < 0 || s.synced.Off < 0 {
 		return fmt.Errorf("segment header: first seq %d, %d bytes before", s.firstSeq, s.prevLen)

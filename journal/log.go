@@ -51,10 +51,12 @@ type state struct {
 	bytes    int64     // of all segments but the active one
 	tail     int64     // bytes in the active one
 	appended Seq
+	serial   Serial    // of the last numbered batch
 	time     int64     // of the last entry
 	timeline *Timeline // immutable
 
 	durable   Seq
+	durableNo Serial
 	synced    Pos
 	durableTL *Timeline
 
@@ -73,6 +75,7 @@ type segment struct {
 	firstTime int64
 	length    int64 // bytes; of the active one: state.tail
 	firstSeq  Seq
+	serial    Serial // of the last numbered batch before it
 	number    uint32
 	head      uint32 // bytes of the header
 }
@@ -141,6 +144,13 @@ func (l *Log) DurableTimeline() Timeline {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return *l.st.durableTL
+}
+
+// End is where a journal begins that continues this one (Options.Start).
+func (l *Log) End() Start {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Start{Timeline: *l.st.timeline, Last: l.st.appended, Time: l.st.time, Serial: l.st.serial}
 }
 
 // Bytes is the size of all segments; the index files are not counted.

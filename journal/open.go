@@ -36,6 +36,10 @@ func Create(fs vfs.FS, dir string, id GroupID, opt Options) (*Log, error) {
 		return nil, fmt.Errorf("create journal in %s: %w", dir, os.ErrExist)
 	}
 	h := segmentHeader{group: id, number: 1, firstSeq: 1, firstTime: opt.Now().UnixNano()}
+	if s := opt.Start; s != nil {
+		h.firstSeq, h.serial, h.epoch, h.timeline = s.Last+1, s.Serial, s.Timeline.Epoch, s.Timeline
+		h.firstTime = max(h.firstTime, s.Time)
+	}
 	head, err := h.encode()
 	if err != nil {
 		return nil, err
@@ -196,7 +200,7 @@ func (l *Log) adopt(r *replayer) error {
 	}
 	s.bytes -= r.end
 	s.tail = r.end
-	s.appended, s.time = r.chain.last, r.chain.time
+	s.appended, s.time, s.serial = r.chain.last, r.chain.time, r.chain.serial
 	tl := r.chain.tl
 	s.timeline = &tl
 	s.synced = r.chain.synced
@@ -228,7 +232,7 @@ func (l *Log) adopt(r *replayer) error {
 func (l *Log) settle() error {
 	s := &l.st
 	s.dirDirty++
-	s.durableTL = s.timeline
+	s.durableTL, s.durableNo = s.timeline, s.serial
 	mark := filepath.Join(l.dir, syncFailedMark)
 	if _, err := l.fs.Stat(mark); err == nil {
 		return l.rewriteUnsynced()

@@ -21,10 +21,24 @@ type Options struct {
 	// Promised is a seq that somebody else knows to be durable: Open refuses to
 	// cut off a tail, however torn it looks, that began at or below it. 0.
 	Promised Seq
+	// Number the batches, so that another journal can follow this one (Follow).
+	// A journal that follows takes the numbers of the one it follows.
+	Number bool
+	// Start is where Create begins: at the end of the journal that is going to
+	// follow. The very beginning.
+	Start *Start
 	// Now is the wall clock of control records and sync data. time.Now.
 	Now func() time.Time
 	// Logger gets what happens in the background. Nothing is logged by default.
 	Logger *slog.Logger
+}
+
+// Start is the state of a journal at the end of another one.
+type Start struct {
+	Timeline Timeline `json:"timeline"`
+	Last     Seq      `json:"last"`
+	Time     int64    `json:"time"` // of the last entry, ns since 1970
+	Serial   Serial   `json:"serial"`
 }
 
 // EnsureDefaults fills in the zero fields.

@@ -18,7 +18,7 @@ func (l *Log) appendControl(epoch Epoch, recs []Control) error {
 	a := &l.appender
 	a.recs = a.recs[:0]
 	seq := l.Appended()
-	now := l.opt.Now().UnixNano()
+	now := l.now()
 	b := Batch{Kind: KindControl, Epoch: epoch}
 	for i, c := range recs {
 		if r, ok := c.(Attach); ok {
@@ -40,6 +40,17 @@ func (l *Log) appendControl(epoch Epoch, recs []Control) error {
 	}
 	b.Regions = [][]byte{a.recs}
 	return l.append(b)
+}
+
+// now is the time of a record. A journal that follows another one leaves the
+// clock to that: shipped entries come with their time.
+func (l *Log) now() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.st.serial != 0 && !l.opt.Number {
+		return l.st.time
+	}
+	return l.opt.Now().UnixNano()
 }
 
 // put adds an encoded entry to a.recs.
@@ -75,7 +86,7 @@ func (l *Log) AppendSyncs(epoch Epoch, writes []SyncWrite) error {
 	defer l.appendMu.Unlock()
 	a := &l.appender
 	a.recs = a.recs[:0]
-	seq, now := l.Appended(), l.opt.Now().UnixNano()
+	seq, now := l.Appended(), l.now()
 	for _, w := range writes {
 		if w.Len <= 0 || w.Data != nil && int64(len(w.Data)) != w.Len || int64(len(a.recs)) > maxBatchBody {
 			return fmt.Errorf("%w: sync of %d bytes with %d bytes of data", ErrInvalid, w.Len, len(w.Data))

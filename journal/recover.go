@@ -132,7 +132,7 @@ func (l *Log) rewriteUnsynced() error {
 	}
 	l.mu.Lock()
 	s.failed = nil
-	s.durable, s.durableTL = s.appended, s.timeline
+	s.durable, s.durableTL, s.durableNo = s.appended, s.timeline, s.serial
 	s.synced, s.dirDirty = Pos{s.active.number, s.tail}, 0
 	sealed := s.unsynced
 	s.unsynced = nil

@@ -38,7 +38,7 @@ func (l *Log) roll() error {
 	h := segmentHeader{
 		group: l.group, number: s.active.number + 1, epoch: s.timeline.Epoch,
 		firstSeq: s.appended + 1, firstTime: s.time, prev: l.appender.hash,
-		prevLen: s.tail, synced: s.synced, timeline: *s.timeline,
+		prevLen: s.tail, synced: s.synced, serial: s.serial, timeline: *s.timeline,
 	}
 	l.mu.Unlock()
 	w, err := l.createSegment(&h)
@@ -62,7 +62,7 @@ func (l *Log) roll() error {
 }
 
 func (h *segmentHeader) segment() segment {
-	return segment{number: h.number, head: uint32(h.size), firstSeq: h.firstSeq, firstTime: h.firstTime}
+	return segment{number: h.number, head: uint32(h.size), firstSeq: h.firstSeq, firstTime: h.firstTime, serial: h.serial}
 }
 
 // createSegment makes the file of a new segment and writes its header.

@@ -136,10 +136,16 @@ func (l *Log) DropBefore(seq Seq) error {
 	if err := l.moveBase(seq); err != nil {
 		return err
 	}
+	return l.dropWhile(func(next segment) bool { return next.firstSeq-1 <= seq })
+}
+
+// dropWhile removes the oldest segments, as long as superfluous says so to the one
+// after it. It needs dropMu.
+func (l *Log) dropWhile(superfluous func(next segment) bool) error {
 	l.mu.Lock()
 	s := &l.st
 	n := 0
-	for n < len(s.segs)-1 && s.segs[n+1].firstSeq-1 <= seq && !s.isPending(s.segs[n].number) {
+	for n < len(s.segs)-1 && superfluous(s.segs[n+1]) && !s.isPending(s.segs[n].number) {
 		n++
 	}
 	gone := slices.Clone(s.segs[:n])

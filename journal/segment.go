@@ -85,11 +85,12 @@ type segmentRun struct {
 
 // joinFlaw tells whether a segment does not continue the one before it.
 func joinFlaw(c chain, h segmentHeader, name string, flaw *CorruptError) *CorruptError {
-	if c.hash == h.prev && c.last+1 == h.firstSeq {
+	if c.hash == h.prev && c.last+1 == h.firstSeq && c.serial == h.serial {
 		return flaw
 	}
 	return &CorruptError{File: name, Len: h.size, Detail: fmt.Sprintf(
-		"segment begins at seq %d after batch %x, the one before ends at %d with batch %x", h.firstSeq, h.prev, c.last, c.hash)}
+		"segment begins at seq %d after batch %x (number %d), the one before ends at %d with batch %x (number %d)",
+		h.firstSeq, h.prev, h.serial, c.last, c.hash, c.serial)}
 }
 
 // runSegment reads the batches of a segment of size bytes, to its end or the

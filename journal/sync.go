@@ -45,7 +45,7 @@ func (l *Log) sync() (Seq, error) {
 		return snap.durable, err
 	}
 	l.mu.Lock()
-	s.durable, s.synced, s.durableTL = snap.appended, end, snap.timeline
+	s.durable, s.synced, s.durableTL, s.durableNo = snap.appended, end, snap.timeline, snap.serial
 	s.unsynced = s.unsynced[len(snap.unsynced):]
 	s.dirDirty -= snap.dirDirty
 	for _, w := range snap.unsynced {

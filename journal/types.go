@@ -42,6 +42,11 @@ func ParseEpoch(s string) (Epoch, error) {
 	return Epoch(n), nil
 }
 
+// Serial numbers the batches of a journal that another one follows, from 1
+// without a gap. It is exact where a seq is not: sync and control records share
+// the seq of the record before them.
+type Serial uint64
+
 // VolumeID numbers a volume within its group, from 1; never used again.
 type VolumeID uint32
 
