@@ -22,7 +22,7 @@ const Module = "github.com/rephub/rephub"
 var floors = [][]string{
 	{"block"},
 	{"nbd", "qmp", "internal/vfs"},
-	{"journal/index"},
+	{"journal/index", "internal/trust"},
 	{"journal"},
 	{"internal/catalog"},
 	{"internal/vm"},
@@ -44,6 +44,7 @@ var strangers = map[string][]string{
 	"journal/index":    {"nbd", "qmp"},
 	"internal/replica": {"nbd", "qmp"},
 	"internal/catalog": {"nbd", "qmp", "journal/index"},
+	"internal/trust":   {"block", "nbd", "qmp"},
 }
 
 // outside are the folders that use the product and that nothing may import.
