@@ -76,6 +76,9 @@ func newIdentity(fs vfs.FS, dir string, cfg Config, rec identityRecord) (*Identi
 	if err != nil {
 		return nil, fmt.Errorf("parse the authority: %w", err)
 	}
+	if !ca.IsCA { // a certificate in the pool of roots would vouch for itself
+		return nil, errors.New("the authority's certificate is not one of an authority")
+	}
 	id := &Identity{fs: fs, dir: dir, cfg: cfg.withDefaults(), ca: ca}
 	id.current.cert, id.agent, err = id.accept(rec.Key, rec.Certificate)
 	return id, err
