@@ -1,0 +1,94 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors callers branch on.
+var (
+	// ErrDiverged: what the receiver has is not this spool's past, or goes
+	// beyond it. The spool is of no use to it any more: set it aside, begin a
+	// new one at the receiver's end, compare.
+	ErrDiverged = errors.New("spool is not the past of the receiver's journal")
+	// ErrRefused: the epoch is an older one, or the group is not this sender's.
+	// Coming back changes nothing.
+	ErrRefused = errors.New("group is refused")
+	// ErrInterrupted: the receiver ended the group's stream; begin again.
+	ErrInterrupted = errors.New("group's stream was interrupted")
+	// ErrProtocol: the peer broke the rules, or the bytes are damaged.
+	ErrProtocol = errors.New("relay protocol violated")
+	// ErrSilent: nothing came from the peer, or it took nothing, for too long.
+	ErrSilent = errors.New("peer is silent")
+	// ErrClosed: the connection was closed on this side.
+	ErrClosed = errors.New("relay connection is closed")
+)
+
+// PeerError is what the peer said when it ended a stream. It wraps the sentinel
+// that its code stands for.
+type PeerError struct {
+	Code   string
+	Reason string
+}
+
+func (e *PeerError) Error() string { return fmt.Sprintf("%v: peer: %q", e.Unwrap(), e.Reason) }
+
+// Unwrap is the sentinel of the code.
+func (e *PeerError) Unwrap() error {
+	for _, c := range codes {
+		if c.code == e.Code {
+			return c.err
+		}
+	}
+	return ErrInterrupted
+}
+
+// codes are the reasons a stream ends for, as they are sent.
+var codes = []struct {
+	code string
+	err  error
+}{
+	{"diverged", ErrDiverged},
+	{"refused", ErrRefused},
+	{"protocol", ErrProtocol},
+	{"again", ErrInterrupted},
+}
+
+// closing is what we say when we end a stream for err; nil is "done".
+func closing(err error) closeMessage {
+	if err == nil {
+		return closeMessage{Code: "done"}
+	}
+	m := closeMessage{Code: "again", Reason: clip(err.Error())}
+	for _, c := range codes {
+		if errors.Is(err, c.err) {
+			m.Code = c.code
+			break
+		}
+	}
+	return m
+}
+
+// clip keeps sentences for the peer short.
+func clip(s string) string {
+	const most = 1000
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}
+
+// FrameError says which bytes of a connection are wrong. It wraps ErrProtocol.
+type FrameError struct {
+	Offset int64 // of the frame, from the beginning of what the peer sent
+	Type   frameType
+	Stream uint16
+	Detail string
+}
+
+func (e *FrameError) Error() string {
+	return fmt.Sprintf("%v: %s frame at byte %d, stream %d: %s", ErrProtocol, e.Type, e.Offset, e.Stream, e.Detail)
+}
+
+// Unwrap makes errors.Is(err, ErrProtocol) true.
+func (e *FrameError) Unwrap() error { return ErrProtocol }
