@@ -59,7 +59,7 @@ func (j Joiner) Join(ctx context.Context, conn net.Conn) (*Identity, error) {
 	defer cutWhenDone(ctx, conn)()
 	cert, ca, err := j.exchange(ctx, conn, key)
 	if err != nil {
-		return nil, fmt.Errorf("join the hub: %w", err)
+		return nil, fmt.Errorf("join the hub: %w", because(ctx, err))
 	}
 	id, err := newIdentity(j.FS, j.Dir, j.Config, identityRecord{key, cert, ca.Raw})
 	if err != nil {

@@ -270,12 +270,17 @@ func TestSilentHub(t *testing.T) {
 		close(reached)
 		<-ctx.Done()
 	})
-	ctx, cancel := context.WithCancel(testCtx(t))
+	soon, stop := context.WithTimeout(testCtx(t), deadline/2) // before anything else ends it
+	defer stop()
+	ctx, cancel := context.WithCancel(soon)
 	defer cancel()
 	go func() { <-reached; cancel() }()
 	j := Joiner{FS: crashfs.New(), Dir: "/agent", Token: h.token(), Name: "kvm1", Config: h.cfg}
-	if _, err := j.Join(ctx, dial(t, ln.Addr())); err == nil {
-		t.Fatal("joined without an answer")
+	_, err := j.Join(ctx, dial(t, ln.Addr()))
+	wantErr(t, err, ErrInterrupted)
+	wantErr(t, err, context.Canceled)
+	if soon.Err() != nil {
+		t.Fatal("the caller's context did not end it")
 	}
 }
 
@@ -296,10 +301,29 @@ func TestSilentAgent(t *testing.T) {
 		if handshake {
 			_ = tls.Client(conn, j.tlsConfig()).Handshake()
 		}
-		if err := <-got; err == nil {
-			t.Fatal("served nobody well")
+		soon, stop := context.WithTimeout(testCtx(t), deadline/2)
+		select {
+		case err := <-got:
+			wantErr(t, err, context.DeadlineExceeded)
+		case <-soon.Done():
+			t.Fatal("the timeout did not end it")
 		}
+		stop()
 	}
+}
+
+// A length that no message has is refused before anything is read or made for it.
+func TestMessagesAreBounded(t *testing.T) {
+	h := newHub(t, newClock(), nil)
+	j := Joiner{Token: h.token(), Config: h.cfg.withDefaults()}
+	conn := tls.Client(dial(t, h.ln.Addr()), j.tlsConfig())
+	_, err := conn.Write([]byte{0, 0, 0, 0x40})
+	must(t, err)
+	var reply certReply
+	must(t, readMessage(conn, replyKind, &reply))
+	wantErr(t, reply.err(), ErrRequest)
+	wantErr(t, <-h.joined, ErrRequest)
+	wantErr(t, decode(replyKind, make([]byte, messageLimit+1), &reply), ErrRequest)
 }
 
 func TestHubRefusesRequests(t *testing.T) {

@@ -64,7 +64,7 @@ func (r *Registrar) ServeJoin(ctx context.Context, conn *tls.Conn) (Agent, error
 	defer cancel()
 	defer cutWhenDone(ctx, conn)()
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return Agent{}, fmt.Errorf("serve a join: %w", err)
+		return Agent{}, fmt.Errorf("serve a join: %w", because(ctx, err))
 	}
 	if p := conn.ConnectionState().NegotiatedProtocol; p != ProtoJoin {
 		return Agent{}, fmt.Errorf("serve a join: %w: protocol is %q", ErrRequest, p)
@@ -84,7 +84,7 @@ func (r *Registrar) ServeJoin(ctx context.Context, conn *tls.Conn) (Agent, error
 		err = werr
 	}
 	if err != nil {
-		return agent, fmt.Errorf("serve a join: %w", err)
+		return agent, fmt.Errorf("serve a join: %w", because(ctx, err))
 	}
 	return agent, nil
 }
@@ -93,6 +93,14 @@ func (r *Registrar) ServeJoin(ctx context.Context, conn *tls.Conn) (Agent, error
 // to end that.
 func cutWhenDone(ctx context.Context, conn net.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+}
+
+// because adds to the error of an I/O that it was cut.
+func because(ctx context.Context, err error) error {
+	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
 }
 
 func (r *Registrar) join(ctx context.Context, req certRequest) (Agent, []byte, error) {
