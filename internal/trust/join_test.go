@@ -266,7 +266,10 @@ func TestSilentHub(t *testing.T) {
 	h := newHub(t, newClock(), nil)
 	reached := make(chan struct{})
 	ln := serve(t, h.authority.ServerConfig(), func(ctx context.Context, conn *tls.Conn) {
-		_ = conn.HandshakeContext(ctx)
+		var req certRequest
+		if err := readMessage(conn, requestKind, &req); err != nil {
+			t.Errorf("read: %v", err)
+		}
 		close(reached)
 		<-ctx.Done()
 	})
