@@ -136,8 +136,9 @@ func (p *proxy) carry(from, to net.Conn) {
 		p.mu.Unlock()
 		if hole != nil {
 			// What fell in is lost; the peers may end the connection.
-			go func() { <-hole; _ = from.Close() }()
+			p.wg.Go(func() { <-hole; _ = from.Close() })
 			_, _ = io.Copy(io.Discard, from)
+			<-hole // that the peer is gone is not passed on either
 			return
 		}
 		k, d := p.pass(n)

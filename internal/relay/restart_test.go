@@ -1,0 +1,174 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rephub/rephub/journal"
+)
+
+// site is a hub's machine that can lose power.
+type site struct {
+	mu  sync.Mutex
+	log *journal.Log
+}
+
+func (s *site) get() *journal.Log {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log
+}
+
+func (s *site) set(l *journal.Log) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.log = l
+}
+
+func (s *site) open(context.Context, string, Hello) (Journal, error) { return s.get(), nil }
+
+// Both machines lose power again and again; no batch is missing, doubled or
+// changed afterwards, and nothing that was confirmed is gone.
+func TestPowerLoss(t *testing.T) {
+	behind := 0
+	for seed := range uint64(4) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		disk, far := memFS(t), memFS(t)
+		spool := create(t, disk, 1, options(true))
+		s := &site{log: create(t, far, 1, options(false))}
+		h := startHub(t, ReceiverConfig{Open: s.open, Window: 16 << 10}, Config{})
+		wake := make(chan struct{}, 1)
+		w := newWriter(t, spool, seed, wake)
+		a := startAgent(t, spool, wake, h.addr(), Config{}, nil)
+		lives := 0
+		for range 12 {
+			for range 1 + r.IntN(40) {
+				w.step()
+			}
+			some := spool.Serial() - journal.Serial(r.IntN(10))
+			await(t, "some of it is durable", func() bool { return a.s.Durable().Serial >= some })
+			if r.IntN(2) == 0 {
+				_, err := spool.Sync()
+				must(t, err)
+			}
+			w.step()
+			promised := a.s.Durable()
+			if r.IntN(2) == 0 {
+				h.stop()
+				after := far.Crash(seed)
+				_ = s.get().Close()
+				far = after
+				s.set(reopen(t, far, options(false)))
+				if l := s.get(); l.Serial() < promised.Serial || l.Appended() < promised.Seq {
+					t.Fatalf("%+v was confirmed, after the power loss there are batch %d, seq %d", promised, l.Serial(), l.Appended())
+				}
+				h = startHub(t, ReceiverConfig{Open: s.open, Window: 16 << 10}, Config{})
+				a.stop()
+				a = startAgent(t, spool, wake, h.addr(), Config{}, nil)
+				continue
+			}
+			// The agent's machine: its spool may now be behind the hub.
+			a.stop()
+			after := disk.Crash(seed)
+			_ = spool.Close()
+			disk = after
+			spool = reopen(t, disk, options(true))
+			ahead := s.get().Serial() > spool.Serial()
+			a = startAgent(t, spool, wake, h.addr(), Config{}, nil)
+			if ahead {
+				lives++
+				if err := <-a.last; !errors.Is(err, ErrDiverged) {
+					t.Fatalf("the hub is ahead of the spool: %v", err)
+				}
+				end, opt := s.get().End(), options(true)
+				opt.Start = &end
+				disk = memFS(t)
+				spool = create(t, disk, 1, opt)
+				a = startAgent(t, spool, wake, h.addr(), Config{}, nil)
+			}
+			w = newWriter(t, spool, seed+100, wake)
+		}
+		await(t, "all is durable", func() bool { return a.s.Durable().Serial == spool.Serial() })
+		same(t, spool, s.get())
+		a.stop()
+		h.stop()
+		behind += lives
+	}
+	if behind == 0 {
+		t.Error("no spool was behind the hub after a power loss")
+	}
+}
+
+// A network that swallows everything is noticed on both sides, and afterwards
+// the next batch is the one that comes next.
+func TestBlackhole(t *testing.T) {
+	spool, far := create(t, memFS(t), 1, options(true)), create(t, memFS(t), 1, options(false))
+	short := Config{Ping: 20 * time.Millisecond, Silence: 400 * time.Millisecond}
+	h := startHub(t, ReceiverConfig{Open: into(far)}, short)
+	p := newProxy(t, h.addr())
+	wake := make(chan struct{}, 1)
+	w := newWriter(t, spool, 1, wake)
+	a := startAgent(t, spool, wake, p.addr(), short, nil)
+	for range 3 {
+		w.step()
+		await(t, "it is durable", func() bool { return a.s.Durable().Serial == spool.Serial() })
+		for len(a.runs) > 0 {
+			<-a.runs
+		}
+		p.blackhole()
+		for range 30 {
+			w.step()
+		}
+		if err := <-a.runs; !errors.Is(err, ErrSilent) {
+			t.Fatalf("in the hole: %v", err)
+		}
+		if a.s.Durable().Serial == spool.Serial() {
+			t.Fatal("what fell into the hole is confirmed")
+		}
+		p.heal()
+		await(t, "it goes on", func() bool { return a.s.Durable().Serial == spool.Serial() })
+	}
+	same(t, spool, far)
+	if p.swallowed() == 0 {
+		t.Error("the hole swallowed nothing")
+	}
+}
+
+// A peer that is silent because it has nothing to say is not given up.
+func TestPingsKeepAQuietConnection(t *testing.T) {
+	far := create(t, memFS(t), 1, options(false))
+	h := startHub(t, ReceiverConfig{Open: into(far)}, Config{Ping: 10 * time.Millisecond, Silence: 2 * time.Second})
+	p := newProxy(t, h.addr())
+	c := dial(t, p.addr(), Config{Ping: 10 * time.Millisecond, Silence: 2 * time.Second})
+	through := func() int64 {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.mu.through
+	}
+	await(t, "many pings pass", func() bool { return through() > 400*frameHeader || c.Err() != nil })
+	must(t, c.Err())
+}
+
+// A slow network is not a dead one, and a delay does not confuse anybody.
+func TestSlowNetwork(t *testing.T) {
+	spool, far := create(t, memFS(t), 1, options(true)), create(t, memFS(t), 1, options(false))
+	short := Config{Ping: 50 * time.Millisecond, Silence: time.Second}
+	h := startHub(t, ReceiverConfig{Open: into(far)}, short)
+	p := newProxy(t, h.addr())
+	p.mu.delay, p.mu.rate = 5*time.Millisecond, 200<<10
+	wake := make(chan struct{}, 1)
+	w := newWriter(t, spool, 1, wake)
+	for range 30 {
+		w.writes(8, 1024)
+	}
+	a := startAgent(t, spool, wake, p.addr(), short, nil)
+	await(t, "all is durable", func() bool { return a.s.Durable().Serial == spool.Serial() })
+	same(t, spool, far)
+	if len(a.runs) > 0 {
+		t.Errorf("the connection ended: %v", <-a.runs)
+	}
+}
