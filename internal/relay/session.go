@@ -49,14 +49,19 @@ func (s *session) run(ctx context.Context, h Hello) error {
 	if a.Durable.Serial < a.Serial {
 		poke(s.dirty)
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	synced := make(chan struct{})
 	go func() {
 		defer close(synced)
-		s.syncAll(ctx)
+		if err := s.syncAll(ctx); err != nil {
+			cancel(err)
+		}
 	}()
 	err := s.takeAll(ctx)
-	cancel()
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	cancel(nil)
 	<-synced
 	return err
 }
@@ -171,13 +176,13 @@ func (s *session) append(ctx context.Context, b journal.Batch) error {
 }
 
 // syncAll makes durable what was appended and says so, not more often than it
-// should.
-func (s *session) syncAll(ctx context.Context) {
+// should, until ctx ends or the journal is closed.
+func (s *session) syncAll(ctx context.Context) error {
 	for {
 		select {
 		case <-s.dirty:
 		case <-ctx.Done():
-			return
+			return ctx.Err()
 		}
 		pause := s.cfg.SyncEvery
 		begun := time.Now()
@@ -185,6 +190,9 @@ func (s *session) syncAll(ctx context.Context) {
 			_, err := s.log.Sync()
 			return err
 		})
+		if errors.Is(err, journal.ErrClosed) {
+			return fmt.Errorf("%w: %w", ErrInterrupted, err)
+		}
 		if err != nil {
 			poke(s.dirty)
 			pause = s.cfg.RetryEvery
@@ -192,8 +200,8 @@ func (s *session) syncAll(ctx context.Context) {
 		}
 		ack := s.durable()
 		s.st.tell(func() { s.st.ack = &ack })
-		if s.rest(ctx, time.Until(begun.Add(pause))) != nil {
-			return
+		if err := s.rest(ctx, time.Until(begun.Add(pause))); err != nil {
+			return err
 		}
 	}
 }
