@@ -84,7 +84,7 @@ func TestLimit(t *testing.T) {
 func TestTurns(t *testing.T) {
 	far := map[journal.GroupID]*journal.Log{groupID(1): create(t, memFS(t), 1, journal.Options{}), groupID(2): create(t, memFS(t), 2, journal.Options{})}
 	h := startHub(t, ReceiverConfig{Open: func(_ context.Context, _ string, h Hello) (Journal, error) { return far[h.Group], nil }}, Config{})
-	c := dial(t, h.addr(), Config{Limit: 4 << 20})
+	c := dial(t, h.addr(), Config{Limit: 2 << 20})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	var senders [2]*Sender
@@ -94,7 +94,7 @@ func TestTurns(t *testing.T) {
 		writers[i] = newWriter(t, spool, 1, wake)
 		if i == 0 {
 			for range 10 {
-				writers[0].writes(50, 64<<10) // 32 MiB: 8 s, or 4 compressed
+				writers[0].writes(20, 64<<10) // 13 MiB: 3 s or more
 			}
 		}
 		var err error

@@ -43,6 +43,7 @@ var strangers = map[string][]string{
 	"journal":          {"nbd", "qmp"},
 	"journal/index":    {"nbd", "qmp"},
 	"internal/replica": {"nbd", "qmp"},
+	"internal/relay":   {"nbd", "qmp", "internal/catalog", "internal/vm", "internal/tap", "internal/keeper", "internal/replica"},
 	"internal/catalog": {"nbd", "qmp", "journal/index"},
 	"internal/trust":   {"block", "nbd", "qmp"},
 }
