@@ -247,6 +247,22 @@ func TestRefusals(t *testing.T) {
 		t.Error("data of an old epoch was appended")
 	}
 
+	// A sender that does not look at the answer is refused all the same.
+	nc := raw(t, h.addr(), appendFrame(nil, typePreface, 0, preface()), appendFrame(nil, typeOpen, 1, mustJSON(Hello{Group: groupID(1), Epoch: w.epoch})))
+	for d := (&decoder{r: nc}); ; {
+		f, err := d.next()
+		must(t, err)
+		if f.typ == typeAnswer {
+			t.Fatal("an old epoch was let in")
+		}
+		if f.typ == typeClose {
+			if !bytes.Contains(f.body, []byte(`"refused"`)) {
+				t.Errorf("an old epoch was sent away with %s", f.body)
+			}
+			break
+		}
+	}
+
 	// Not this agent's group.
 	no := startHub(t, ReceiverConfig{Open: func(context.Context, string, Hello) (Journal, error) {
 		return nil, fmt.Errorf("%w: group of another agent", ErrRefused)

@@ -101,6 +101,7 @@ func TestTurns(t *testing.T) {
 		senders[i], err = NewSender(SenderConfig{Log: spool, Wake: wake})
 		must(t, err)
 		go func() { ended <- senders[i].Run(ctx, c) }()
+		await(t, "the large group is first", func() bool { return senders[i].Status().Sent > 0 })
 	}
 	defer func() { cancel(); <-ended; <-ended }()
 	for range 3 {
@@ -112,4 +113,33 @@ func TestTurns(t *testing.T) {
 	}
 	c.SetLimit(0)
 	await(t, "all is durable", func() bool { return senders[0].Durable().Serial == writers[0].l.Serial() })
+}
+
+// The segment that was read to its end may go before the next batch is asked for.
+func TestSegmentGoesUnderTheShipper(t *testing.T) {
+	spool, wake := create(t, memFS(t), 1, options(true)), make(chan struct{}, 1)
+	w := newWriter(t, spool, 1, wake)
+	s, err := NewSender(SenderConfig{Log: spool, Wake: wake})
+	must(t, err)
+	sh := shipper{s: s}
+	sh.f, err = spool.Follow(0)
+	must(t, err)
+	defer sh.close()
+	for range 30 {
+		b, ok, err := sh.next()
+		for ; ok; b, ok, err = sh.next() {
+			sh.at = b.Serial
+		}
+		must(t, err)
+		for range 10 {
+			w.writes(10, 512) // more than a segment
+		}
+		_, err = spool.Sync()
+		must(t, err)
+		must(t, spool.DropShipped(sh.at))
+		if b, ok, err = sh.next(); err != nil || !ok || b.Serial != sh.at+1 {
+			t.Fatalf("after batch %d came %d, %v, %v", sh.at, b.Serial, ok, err)
+		}
+		sh.at = b.Serial
+	}
 }
