@@ -159,7 +159,9 @@ func TestSlowNetwork(t *testing.T) {
 	short := Config{Ping: 50 * time.Millisecond, Silence: time.Second}
 	h := startHub(t, ReceiverConfig{Open: into(far)}, short)
 	p := newProxy(t, h.addr())
+	p.mu.Lock()
 	p.mu.delay, p.mu.rate = 5*time.Millisecond, 200<<10
+	p.mu.Unlock()
 	wake := make(chan struct{}, 1)
 	w := newWriter(t, spool, 1, wake)
 	for range 30 {
