@@ -12,7 +12,8 @@ var (
 	// new one at the receiver's end, compare.
 	ErrDiverged = errors.New("spool is not the past of the receiver's journal")
 	// ErrRefused: the epoch is an older one, or the group is not this sender's.
-	// Coming back changes nothing.
+	// Coming back changes nothing. A spool that has lost its last attach in a
+	// power loss is of an older epoch too: ask the hub whose the group is.
 	ErrRefused = errors.New("group is refused")
 	// ErrInterrupted: the receiver ended the group's stream; begin again.
 	ErrInterrupted = errors.New("group's stream was interrupted")
