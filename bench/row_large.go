@@ -48,32 +48,14 @@ func largeTapRow(name string, target float64) func(context.Context, *bench) erro
 		}
 		l.run = b.seconds
 		onDisk := tapRuns{dir: dir, load: l}
-		unlimited, err := onDisk.ours(ctx)
+		freely, err := onDisk.ours(ctx, unlimited)
 		if err != nil {
 			return fmt.Errorf("on disk: %w", err)
 		}
 		b.add(result{Name: name, What: whatOf(name), Unit: "MiB/s", Ours: ours, Peer: peer, PeerIs: "nbdkit file", Target: target, AtLeast: true,
 			Note: fmt.Sprintf("the highest rate, in steps from %g to %g of nbdkit's, at which every write was recorded; %s. "+
 				"Unlimited and with the journal on the disk: %.5g MiB/s as the VM sees it, %d of %d writes void, that is answered, not recorded, and left to a bitmap sync",
-				shares[0], shares[len(shares)-1], t.cpuNote(), unlimited, onDisk.void, onDisk.writes)})
+				shares[0], shares[len(shares)-1], t.cpuNote(), freely.iops, freely.void, freely.writes)})
 		return nil
 	}
-}
-
-// recorded is the highest of the shares of peer at which no write went void.
-func (t *tapRuns) recorded(ctx context.Context, peer float64, shares []float64) (float64, error) {
-	for _, share := range shares {
-		try := *t
-		try.load.rate, try.void, try.lag = int(share*peer), 0, nil
-		got, err := try.ours(ctx)
-		if err != nil {
-			return 0, err
-		}
-		t.count = try.count
-		if try.void == 0 {
-			t.lag, t.ourCPU = append(t.lag, try.lag...), try.ourCPU
-			return got, nil
-		}
-	}
-	return 0, fmt.Errorf("writes went void at %d MiB/s", int(shares[len(shares)-1]*peer))
 }

@@ -16,9 +16,12 @@ const tapVolume = 1 << 30
 // durableWithin is how soon every write must be in the journal on disk.
 const durableWithin = time.Second
 
-// smallShares of the peer's speed are tried where the tap alone was faster than
-// the journal's disk.
-var smallShares = []float64{1.5, 1.3, 1.2, 1.1, 1.02, 0.9, 0.7, 0.5}
+// smallShares of the peer's speed are tried, the first without a limit; the
+// others where the tap was faster than the journal's disk.
+var smallShares = []float64{unlimited, 1.5, 1.3, 1.2, 1.1, 1.02, 0.9, 0.7, 0.5}
+
+// unlimited is the share of a run that is not held back.
+const unlimited = 0
 
 // tapRow compares the tap with nbdkit writing to a file: both take writes over
 // a unix socket, and both put them on the same disk in the end. A tap answers as
@@ -35,7 +38,7 @@ func tapRow(name string, depth int, target float64) func(context.Context, *bench
 		ours, peer, err := b.inTurns(
 			func() (v float64, err error) {
 				if beside, err = t.peer(ctx); err == nil {
-					v, err = t.whole(ctx, beside)
+					v, err = t.recorded(ctx, beside, smallShares)
 				}
 				return v, err
 			},
@@ -55,10 +58,17 @@ type tapRuns struct {
 	dir              string
 	load             load
 	count            int
-	lag              []float64 // seconds, the longest time that a write took to the disk, for each run
-	void, writes     uint64    // writes of ours that are not in the journal, and all of them
+	lag              []float64 // of the runs that count, as in tapRun
 	outran           []float64 // writes per second of the runs without a limit that went void
-	ourCPU, peersCPU []float64 // µs per write
+	ourCPU, peersCPU []float64 // µs per write, of the runs that count
+}
+
+// tapRun is one run of a tap.
+type tapRun struct {
+	iops         float64
+	void, writes uint64  // writes that are not in the journal, and all of them
+	lag          float64 // seconds, the longest time that a write took to the disk
+	cpu          float64 // µs per write
 }
 
 // cpuNote tells what a busy machine does not change.
@@ -73,53 +83,49 @@ func (t *tapRuns) unlimitedNote() string {
 	}
 	return fmt.Sprintf("; without a limit the VM saw %.4g writes/s in %d runs, and a part of them went void: "+
 		"their speed is the highest rate, in steps from %g to %g of nbdkit's, at which every write was recorded",
-		median(t.outran), len(t.outran), smallShares[0], smallShares[len(smallShares)-1])
+		median(t.outran), len(t.outran), smallShares[1], smallShares[len(smallShares)-1])
 }
 
-// whole is a run in which every write was recorded: at full speed, or else at
-// the highest of the rates tried.
-func (t *tapRuns) whole(ctx context.Context, peer float64) (float64, error) {
-	try := *t
-	try.void, try.lag = 0, nil
-	got, err := try.ours(ctx)
-	t.count = try.count
-	if err != nil {
-		return 0, err
+// recorded is the speed of the first run, at the shares of peer one after the
+// other, of which every write was recorded.
+func (t *tapRuns) recorded(ctx context.Context, peer float64, shares []float64) (float64, error) {
+	for _, share := range shares {
+		r, err := t.ours(ctx, int(share*peer))
+		if err != nil {
+			return 0, err
+		}
+		if r.void == 0 {
+			t.lag, t.ourCPU = append(t.lag, r.lag), append(t.ourCPU, r.cpu)
+			return r.iops, nil
+		}
+		if share == unlimited {
+			t.outran = append(t.outran, r.iops)
+		}
 	}
-	if try.void > 0 {
-		t.outran = append(t.outran, got)
-		return t.recorded(ctx, peer, smallShares)
-	}
-	t.lag, t.ourCPU = append(t.lag, try.lag...), try.ourCPU
-	t.writes += try.writes
-	return got, nil
+	return 0, fmt.Errorf("writes went void even at %d per second", int(shares[len(shares)-1]*peer))
 }
 
 // durability is the second half of the target for small writes.
 func (t *tapRuns) durability(name string) result {
-	r := result{Name: name + "-durable", What: "  … every write in the journal on disk within", Unit: "s",
+	return result{Name: name + "-durable", What: "  … every write in the journal on disk within", Unit: "s",
 		Ours: []float64{maxOf(t.lag)}, Target: durableWithin.Seconds(), Note: "the worst of all runs, sampled every 20 ms and at the end"}
-	if t.void > 0 {
-		r.Failed = fmt.Sprintf("%d of %d writes went void, the disk could not keep up: they are not in the journal", t.void, t.writes)
-	}
-	return r
 }
 
-// ours is one run of a tap.
-func (t *tapRuns) ours(ctx context.Context) (float64, error) {
+// ours is one run of a tap, at no more than rate writes per second; 0 is no limit.
+func (t *tapRuns) ours(ctx context.Context, rate int) (tapRun, error) {
 	t.count++
 	dir := filepath.Join(t.dir, fmt.Sprint("ours-", t.count))
 	defer os.RemoveAll(dir)
 	tap, err := startTap(dir, t.load.size)
 	if err != nil {
-		return 0, err
+		return tapRun{}, err
 	}
 	defer tap.end()
 	if _, err := tap.progress(); err != nil {
-		return 0, err
+		return tapRun{}, err
 	}
 	l := t.load
-	l.uri = tap.uri()
+	l.uri, l.rate = tap.uri(), rate
 	stop := make(chan struct{})
 	watched := make(chan lagged, 1)
 	go func() { watched <- tap.watchLag(stop) }()
@@ -127,14 +133,10 @@ func (t *tapRuns) ours(ctx context.Context) (float64, error) {
 	close(stop)
 	w := <-watched
 	if err = errors.Join(err, w.err); err != nil {
-		return 0, err
+		return tapRun{}, err
 	}
 	last, err := tap.settle(ctx, 30*time.Second)
-	t.lag = append(t.lag, max(w.worst, last).Seconds())
-	t.void += tap.void
-	t.writes += uint64(m.total / int64(l.block))
-	t.ourCPU = append(t.ourCPU, cpu)
-	return m.iops, err
+	return tapRun{iops: m.iops, void: tap.void, writes: uint64(m.total / int64(l.block)), lag: max(w.worst, last).Seconds(), cpu: cpu}, err
 }
 
 // peer is one run of nbdkit: with a fresh file each time, as our journal is.
