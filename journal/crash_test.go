@@ -329,8 +329,11 @@ func TestCrashWithManyUnsyncedSegments(t *testing.T) {
 		if len(numbers) > 0 && int(numbers[len(numbers)-1]) != len(numbers) {
 			gaps++
 		}
+		var mu sync.Mutex // the indexer syncs too, while the log is open
 		var again []*crashfs.FS
 		s.fs.OnSync(func(string) error {
+			mu.Lock()
+			defer mu.Unlock()
 			again = append(again, s.fs.Crash(seed<<8|uint64(len(again))))
 			return nil
 		}, false)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -121,8 +122,11 @@ func TestCrashWhileDropping(t *testing.T) {
 	fenced(t, l, w, 150)
 	settled(t, l)
 	history, durable := contents(t, l), l.Durable()
+	var mu sync.Mutex // the indexer syncs too, whenever it likes
 	var shots []*crashfs.FS
 	fs.OnSync(func(string) error {
+		mu.Lock()
+		defer mu.Unlock()
 		for seed := range uint64(3) {
 			shots = append(shots, fs.Crash(uint64(len(shots))<<8|seed))
 		}
@@ -130,6 +134,8 @@ func TestCrashWhileDropping(t *testing.T) {
 	}, false)
 	must(t, l.DropBefore(l.Appended()-10))
 	fs.OnSync(nil, false)
+	mu.Lock()
+	defer mu.Unlock()
 	if len(shots) < 20 {
 		t.Fatalf("only %d crashes", len(shots))
 	}

@@ -286,18 +286,28 @@ func (a *agent) run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// entries is every entry of a log but the records it made for itself.
+// entries is every entry of a log but the records it made for itself. A spool
+// may drop what is being read, whenever it likes; then it is read again.
 func entries(t testing.TB, l *journal.Log) []string {
 	t.Helper()
-	var all []string
-	must(t, l.Scan(0, func(h journal.Header, payload func() ([]byte, error)) error {
+	for {
+		all, err := scan(l)
+		if !errors.Is(err, journal.ErrDropped) {
+			must(t, err)
+			return all
+		}
+	}
+}
+
+func scan(l *journal.Log) (all []string, err error) {
+	err = l.Scan(0, func(h journal.Header, payload func() ([]byte, error)) error {
 		p, err := payload()
 		if h.Op != journal.OpBaseMoved {
 			all = append(all, fmt.Sprintf("%+v %x", h, p))
 		}
 		return err
-	}))
-	return all
+	})
+	return all, err
 }
 
 // same wants the shorter log to be the end of the other one.
