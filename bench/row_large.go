@@ -34,15 +34,7 @@ func largeTapRow(name string, target float64) func(context.Context, *bench) erro
 		}
 		l := load{rw: "randwrite", block: largeBlock, depth: largeDepth, size: tapVolume, count: largeWrites}
 		t := tapRuns{dir: shm, load: l}
-		var beside float64
-		ours, peer, err := b.inTurns(
-			func() (v float64, err error) {
-				if beside, err = t.peer(ctx); err == nil {
-					v, err = t.recorded(ctx, beside, shares)
-				}
-				return v, err
-			},
-			func() (float64, error) { return beside, nil })
+		ours, peer, err := t.beside(ctx, b, shares)
 		if err != nil {
 			return err
 		}

@@ -34,15 +34,7 @@ func tapRow(name string, depth int, target float64) func(context.Context, *bench
 			return err
 		}
 		t := tapRuns{dir: dir, load: load{rw: "randwrite", block: 4096, depth: depth, size: tapVolume, run: b.seconds}}
-		var beside float64
-		ours, peer, err := b.inTurns(
-			func() (v float64, err error) {
-				if beside, err = t.peer(ctx); err == nil {
-					v, err = t.recorded(ctx, beside, smallShares)
-				}
-				return v, err
-			},
-			func() (float64, error) { return beside, nil })
+		ours, peer, err := t.beside(ctx, b, smallShares)
 		if err != nil {
 			return err
 		}
@@ -84,6 +76,20 @@ func (t *tapRuns) unlimitedNote() string {
 	return fmt.Sprintf("; without a limit the VM saw %.4g writes/s in %d runs, and a part of them went void: "+
 		"their speed is the highest rate, in steps from %g to %g of nbdkit's, at which every write was recorded",
 		median(t.outran), len(t.outran), smallShares[1], smallShares[len(smallShares)-1])
+}
+
+// beside is each run of ours and the one of nbdkit that it was measured against,
+// which comes first.
+func (t *tapRuns) beside(ctx context.Context, b *bench, shares []float64) (ours, peer []float64, err error) {
+	var theirs float64
+	return b.inTurns(
+		func() (v float64, err error) {
+			if theirs, err = t.peer(ctx); err == nil {
+				v, err = t.recorded(ctx, theirs, shares)
+			}
+			return v, err
+		},
+		func() (float64, error) { return theirs, nil })
 }
 
 // recorded is the speed of the first run, at the shares of peer one after the
