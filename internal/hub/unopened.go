@@ -14,7 +14,6 @@ import (
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/protect"
-	"github.com/rephub/rephub/internal/tap"
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
@@ -118,27 +117,10 @@ func (h *Hub) takeTaps(ctx context.Context, r groupRecord) error {
 	if len(errs) > 0 || !known {
 		return errors.Join(errs...)
 	}
-	return closeRing(ctx, k, id)
-}
-
-// closeRing gives a ring back once the keeper has seen the last of its taps.
-func closeRing(ctx context.Context, k *keeper.Client, id string) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := k.CloseRing(ctx, id)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, tap.ErrBusy) {
-			return fmt.Errorf("give the ring back: %w", err)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("give the ring back: %w", err)
-		}
+	if err := k.CloseFreedRing(ctx, id); err != nil {
+		return fmt.Errorf("give the ring back: %w", err)
 	}
+	return nil
 }
 
 // takeTapsOf takes the taps and bitmaps of a group out of one VM. One that does

@@ -241,6 +241,24 @@ func (c *Client) CloseRing(ctx context.Context, group string) error {
 	return c.order(ctx, "close ring", request{Op: opClose, Group: group})
 }
 
+// CloseFreedRing is CloseRing for a group whose VMs have let go of their taps: until the keeper has seen the last of them it tries again, at most
+// until ctx ends.
+func (c *Client) CloseFreedRing(ctx context.Context, group string) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := c.CloseRing(ctx, group)
+		if !errors.Is(err, tap.ErrBusy) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 func (c *Client) order(ctx context.Context, what string, r request) error {
 	if _, err := c.call(ctx, r); err != nil {
 		return fmt.Errorf("%s of group %q: %w", what, r.Group, err)

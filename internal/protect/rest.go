@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/rephub/rephub/internal/tap"
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
@@ -185,14 +184,8 @@ func (a *attachment) clear(ctx context.Context) error {
 			a.g.logger.Warn("the VM's NBD server stays", "vm", m.ref.Name, "err", err)
 		}
 	}
-	for {
-		err := a.link.keeper.CloseRing(ask, a.g.spec.ID.String())
-		if err == nil {
-			return nil
-		}
-		// The VM has let go of its taps; the keeper may not have seen the last of it.
-		if !errors.Is(err, tap.ErrBusy) || !sleep(ask, 20*time.Millisecond) {
-			return fmt.Errorf("give the ring back: %w", err)
-		}
+	if err := a.link.keeper.CloseFreedRing(ask, a.g.spec.ID.String()); err != nil {
+		return fmt.Errorf("give the ring back: %w", err)
 	}
+	return nil
 }
