@@ -302,9 +302,7 @@ func (a *attachment) bypassed(why error) error {
 			if !unseen && d.now.Node != bypass.Tap.Volume {
 				continue
 			}
-			noted := a.g.memo.volume(d.ID)
-			noted.Need, noted.Stale, noted.Over = max(noted.Need, needCompare), true, true
-			if err := a.g.memo.setNeed(d.ID, noted); err != nil {
+			if err := a.g.memo.distrust(d.ID); err != nil {
 				return err
 			}
 		}

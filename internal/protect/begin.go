@@ -184,7 +184,7 @@ func (a *attachment) resize(m *machine) error {
 		}
 		a.g.logger.Info("volume has a new size", "volume", d.Name(), "bytes", d.now.Size)
 		noted := a.g.memo.volume(d.ID)
-		noted.Need, noted.Stale = max(noted.Need, needCompare), true
+		noted.distrust()
 		if err := a.g.memo.setNeed(d.ID, noted); err != nil {
 			return err
 		}

@@ -78,7 +78,7 @@ func (a *attachment) limitBitmaps(ctx context.Context) error {
 				continue
 			}
 			noted := a.g.memo.volume(d.ID)
-			noted.Need, noted.Stale = max(noted.Need, needCompare), true
+			noted.distrust()
 			if err := a.g.memo.setNeed(d.ID, noted); err != nil {
 				return err
 			}

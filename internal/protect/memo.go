@@ -59,6 +59,9 @@ type memoVolume struct {
 	Over bool `json:"over,omitempty"`
 }
 
+// distrust notes that anything of the volume may differ.
+func (v *memoVolume) distrust() { v.Need, v.Stale = max(v.Need, needCompare), true }
+
 // loadMemo reads the memo of a group's folder. Without one, or with volumes it
 // does not know, everything is to be copied. So it is when the memo is damaged:
 // then the error wraps sealed.ErrCorrupt, and the memo can be used.
@@ -126,6 +129,15 @@ func (m *memo) setNeed(id journal.VolumeID, v memoVolume) error {
 		return nil
 	}
 	return m.change(func(d *memoData) { d.Volumes[id] = v })
+}
+
+// distrust notes durably that anything of a volume may differ, whoever goes on with
+// it: that is found in a new epoch only.
+func (m *memo) distrust(id journal.VolumeID) error {
+	noted := m.volume(id)
+	noted.distrust()
+	noted.Over = true
+	return m.setNeed(id, noted)
 }
 
 // newGeneration names a bitmap generation above all before it and above seen.

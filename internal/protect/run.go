@@ -97,9 +97,7 @@ func (g *Group) renewed(ctx context.Context, k *keeper.Client, why error) error 
 		return why
 	}
 	for _, v := range g.spec.Volumes {
-		noted := g.memo.volume(v.ID)
-		noted.Need, noted.Stale, noted.Over = max(noted.Need, needCompare), true, true
-		if err := g.memo.setNeed(v.ID, noted); err != nil {
+		if err := g.memo.distrust(v.ID); err != nil {
 			return errors.Join(why, err)
 		}
 	}
