@@ -56,6 +56,9 @@ func TestPowerLoss(t *testing.T) {
 				must(t, err)
 			}
 			w.step()
+			if r.IntN(2) == 0 {
+				await(t, "the hub has what the spool has not synced", func() bool { return a.s.Durable().Serial == spool.Serial() })
+			}
 			promised := a.s.Durable()
 			if r.IntN(2) == 0 {
 				h.stop()
