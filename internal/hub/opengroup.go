@@ -104,6 +104,11 @@ type replicaOf struct{ *replica.Store }
 // Base implements protect.Replica.
 func (r replicaOf) Base(v journal.VolumeID) (sync.Base, error) { return r.Store.Base(v) }
 
+// Current implements protect.Replica.
+func (r replicaOf) Current(_ context.Context, v journal.VolumeID) (sync.Current, error) {
+	return sync.NewCurrent(r.Store.Latest(v)), nil
+}
+
 func (g *realGroup) ID() journal.GroupID { return g.id }
 func (g *realGroup) Name() string        { return g.name }
 

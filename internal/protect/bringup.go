@@ -140,7 +140,6 @@ func (a *attachment) copyDisk(ctx context.Context, r *reader, d disk, need need)
 	src := sync.NewSource(r.pool)
 	stream := &syncStream{stream: g.stream, volume: d.ID, epoch: a.epoch,
 		last: func() journal.Seq { return a.link.ring.State().Last }, space: g.checkSpace}
-	current := g.deps.Replica.Latest(d.ID)
 	compare := need == needCompare || len(r.bitmaps) == 0 // without a bitmap nothing is known
 	if need == needFull {
 		if err := a.copyAll(ctx, src, d, opt); err != nil {
@@ -148,6 +147,11 @@ func (a *attachment) copyDisk(ctx context.Context, r *reader, d disk, need need)
 		}
 		compare = compare || g.memo.volume(d.ID).Stale
 	}
+	current, err := g.deps.Replica.Current(ctx, d.ID)
+	if err != nil {
+		return copied, fmt.Errorf("reach the replica: %w", err)
+	}
+	defer current.Close()
 	if compare {
 		err := sync.Compare(ctx, src, current, stream, opt)
 		return copied, err

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rephub/rephub/block"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/sync"
 	"github.com/rephub/rephub/internal/vfs"
@@ -278,9 +277,12 @@ func (r *testReplica) Log() *journal.Log                               { return 
 func (r *testReplica) SyncProgress(id journal.VolumeID) int64          { return r.done[id] }
 func (r *testReplica) StatFS() (vfs.Space, error)                      { return vfs.OS().StatFS(r.dir) }
 func (r *testReplica) Dir() string                                     { return r.dir }
-func (r *testReplica) Latest(id journal.VolumeID) block.Device         { return r.at(id, ^journal.Seq(0)) }
 func (r *testReplica) ResizeVolume(journal.VolumeID, int64) error      { return nil }
 func (r *testReplica) at(id journal.VolumeID, at journal.Seq) testView { return testView{r, id, at} }
+
+func (r *testReplica) Current(_ context.Context, id journal.VolumeID) (sync.Current, error) {
+	return sync.NewCurrent(r.at(id, ^journal.Seq(0))), nil
+}
 
 func (r *testReplica) Base(id journal.VolumeID) (sync.Base, error) {
 	r.tries.Add(1)

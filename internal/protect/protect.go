@@ -23,7 +23,6 @@ import (
 	gosync "sync"
 	"time"
 
-	"github.com/rephub/rephub/block"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/sync"
 	"github.com/rephub/rephub/internal/vfs"
@@ -35,8 +34,9 @@ import (
 // Replica is the group's folder at the hub, as far as protection needs it.
 type Replica interface {
 	Log() *journal.Log
-	// Latest reads the volume as the journal has it now.
-	Latest(volume journal.VolumeID) block.Device
+	// Current is the volume as the journal has it now, to compare with. It has at
+	// least what was appended before the call. The caller closes it.
+	Current(ctx context.Context, volume journal.VolumeID) (sync.Current, error)
 	// Base is where the initial sync writes.
 	Base(volume journal.VolumeID) (sync.Base, error)
 	// SyncProgress is what SetSyncProgress made durable: all below it is in the base.

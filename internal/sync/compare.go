@@ -2,7 +2,8 @@ package sync
 
 import (
 	"context"
-	"io"
+	"errors"
+	"fmt"
 	"iter"
 	"sync/atomic"
 
@@ -17,14 +18,10 @@ const (
 	compareWindow = 256 << 20
 )
 
-// holer is a replica's device that knows its holes.
-type holer interface {
-	Extents(off, n int64) ([]block.Extent, error)
-}
-
 // Ranges commits the blocks of the dirty ranges in which source and replica
-// differ. dirty yields ascending, disjoint ranges of bitmaps that are disabled.
-func Ranges(ctx context.Context, src Source, current block.Device, dirty iter.Seq2[block.Range, error], stream Stream, opt RangesOptions) error {
+// differ. dirty yields ascending, disjoint ranges of bitmaps that are disabled;
+// they are widened to whole blocks.
+func Ranges(ctx context.Context, src Source, current Current, dirty iter.Seq2[block.Range, error], stream Stream, opt RangesOptions) error {
 	size, err := start(src, &opt.Options)
 	if err != nil {
 		return err
@@ -37,7 +34,7 @@ func Ranges(ctx context.Context, src Source, current block.Device, dirty iter.Se
 
 // Compare commits every block in which source and replica differ. Holes on both
 // sides are skipped unread.
-func Compare(ctx context.Context, src Source, current block.Device, stream Stream, opt Options) error {
+func Compare(ctx context.Context, src Source, current Current, stream Stream, opt Options) error {
 	size, err := start(src, &opt)
 	if err != nil {
 		return err
@@ -46,17 +43,16 @@ func Compare(ctx context.Context, src Source, current block.Device, stream Strea
 	return compare(ctx, src, current, whole, stream, &opt, size)
 }
 
-func compare(ctx context.Context, src Source, current block.Device, dirty iter.Seq2[block.Range, error], stream Stream, opt *Options, total int64) error {
+func compare(ctx context.Context, src Source, current Current, dirty iter.Seq2[block.Range, error], stream Stream, opt *Options, total int64) error {
 	if got := current.Size(); got != opt.Size {
 		return &SizeError{Volume: opt.Volume, What: "replica", Want: opt.Size, Got: got}
 	}
 	c := &comparer{src: src, current: current, stream: stream, opt: opt, meter: newMeter(opt, 0, total)}
-	c.holes, _ = current.(holer)
 	err := pipeline(ctx, opt.Requests, func(ctx context.Context, emit func(piece) error) error {
 		return c.produce(ctx, dirty, emit)
 	}, func(ctx context.Context) func(piece) error {
-		a, b := make([]byte, opt.RequestSize), make([]byte, opt.RequestSize)
-		return func(p piece) error { return c.step(ctx, p, a, b) }
+		w := &compareWorker{comparer: c, data: make([]byte, opt.RequestSize)}
+		return func(p piece) error { return w.step(ctx, p) }
 	})
 	c.endAll()
 	return name(err, src, opt)
@@ -65,8 +61,7 @@ func compare(ctx context.Context, src Source, current block.Device, dirty iter.S
 // comparer is one run of Ranges or Compare.
 type comparer struct {
 	src     Source
-	current block.Device
-	holes   holer
+	current Current
 	stream  Stream
 	opt     *Options
 	meter   *meter
@@ -87,7 +82,7 @@ func (c *comparer) produce(ctx context.Context, dirty iter.Seq2[block.Range, err
 		if err != nil {
 			return &Error{Op: "ask dirty ranges", Off: r.Off, Len: r.Len, Err: err}
 		}
-		r = r.Intersect(block.Range{Len: c.opt.Size})
+		r = blocksOf(r).Intersect(block.Range{Len: c.opt.Size})
 		err = split(r, compareWindow, func(r block.Range) error {
 			if r.Len >= minWindow {
 				return c.window(ctx, r, emit)
@@ -130,103 +125,85 @@ func (c *comparer) endAll() {
 	}
 }
 
+// compareWorker is one worker of a comparer, with its buffers.
+type compareWorker struct {
+	*comparer
+	data   []byte
+	ranges []block.Range
+}
+
 // step brings one piece up to the source.
-func (c *comparer) step(ctx context.Context, p piece, a, b []byte) error {
+func (w *compareWorker) step(ctx context.Context, p piece) error {
 	if p.hole {
-		copied, err := c.hole(ctx, p, b)
-		c.release(p.win)
+		err := w.hole(ctx, p)
+		w.release(p.win)
 		if err == nil {
-			c.meter.add(p.Len, copied)
+			w.meter.add(p.Len, 0)
 		}
 		return err
 	}
-	t := c.stream.Begin(p.Range)
-	defer c.stream.End(t)
-	a, b = a[:p.Len], b[:p.Len]
-	if err := c.src.ReadAt(ctx, a, p.Off); err != nil {
+	t := w.stream.Begin(p.Range)
+	defer w.stream.End(t)
+	data := w.data[:p.Len]
+	if err := w.src.ReadAt(ctx, data, p.Off); err != nil {
 		return &Error{Op: "read source", Off: p.Off, Len: p.Len, Err: err}
 	}
-	if err := c.readCurrent(b, p.Off); err != nil {
+	if err := w.differing(ctx, p.Range, data); err != nil {
 		return err
 	}
 	var copied int64
-	err := eachRun(a, b, p.Off, diffKind, func(r run) error {
-		switch r.kind {
-		case skip:
-			return nil
-		case zero:
-			r.data = nil
-		case data:
-			copied += r.Len
+	for _, d := range w.ranges {
+		part := data[d.Off-p.Off : d.End()-p.Off]
+		if err := eachRun(part, nil, d.Off, zeroKind, func(r run) error {
+			if r.kind == zero {
+				r.data = nil
+			} else {
+				copied += r.Len
+			}
+			return wrap("commit", r.Range, w.stream.Commit(ctx, t, r.Range, r.data))
+		}); err != nil {
+			return err
 		}
-		return wrap("commit", r.Range, c.stream.Commit(ctx, t, r.Range, r.data))
-	})
-	if err == nil {
-		c.meter.add(p.Len, copied)
 	}
-	return err
+	w.meter.add(p.Len, copied)
+	return nil
 }
 
 // hole commits zeroes where the replica has something else and the source a hole.
-func (c *comparer) hole(ctx context.Context, p piece, b []byte) (int64, error) {
-	return 0, c.eachData(p.Range, func(r block.Range) error {
-		return split(r, int64(len(b)), func(r block.Range) error {
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-			b := b[:r.Len]
-			if err := c.readCurrent(b, r.Off); err != nil {
-				return err
-			}
-			return eachRun(b, nil, r.Off, zeroKind, func(x run) error {
-				if x.kind == zero {
-					return nil
-				}
-				return wrap("commit", x.Range, c.stream.Commit(ctx, p.win.ticket, x.Range, nil))
-			})
-		})
-	})
-}
-
-// eachData visits the parts of r that the replica does not know to be holes.
-func (c *comparer) eachData(r block.Range, visit func(block.Range) error) error {
-	if c.holes == nil {
-		return visit(r)
+func (w *compareWorker) hole(ctx context.Context, p piece) error {
+	if err := w.differing(ctx, p.Range, nil); err != nil {
+		return err
 	}
-	for at := r.Off; at < r.End(); {
-		extents, err := c.holes.Extents(at, r.End()-at)
-		if err != nil {
-			return &Error{Op: "ask replica for holes", Off: at, Len: r.End() - at, Err: err}
-		}
-		before := at
-		for _, e := range extents {
-			x := e.Range().Intersect(block.Range{Off: at, Len: r.End() - at})
-			if x.Off != at || x.Empty() {
-				continue
-			}
-			at = x.End()
-			if e.Hole {
-				continue
-			}
-			if err := visit(x); err != nil {
-				return err
-			}
-		}
-		if at == before {
-			return visit(block.Range{Off: at, Len: r.End() - at})
+	for _, d := range w.ranges {
+		if err := w.stream.Commit(ctx, p.win.ticket, d, nil); err != nil {
+			return wrap("commit", d, err)
 		}
 	}
 	return nil
 }
 
-// readCurrent fills b from the replica.
-func (c *comparer) readCurrent(b []byte, off int64) error {
-	n, err := c.current.ReadAt(b, off)
-	if n == len(b) && (err == nil || err == io.EOF) {
-		return nil
+// differing sets w.ranges to the parts of r in which the replica differs.
+func (w *compareWorker) differing(ctx context.Context, r block.Range, data []byte) (err error) {
+	w.ranges, err = w.current.Differing(ctx, r.Off, r.Len, data, w.ranges[:0])
+	if err != nil {
+		var e *Error
+		if !errors.As(err, &e) {
+			err = wrap("compare with replica", r, err)
+		}
+		return err
 	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
+	at := r.Off
+	for _, d := range w.ranges {
+		if d.Off < at || d.Empty() || !r.Contains(d) {
+			return wrap("compare with replica", r, fmt.Errorf("it answered with %d bytes at %d", d.Len, d.Off))
+		}
+		at = d.End()
 	}
-	return &Error{Op: "read replica", Off: off, Len: int64(len(b)), Err: err}
+	return nil
+}
+
+// blocksOf is r widened to whole blocks.
+func blocksOf(r block.Range) block.Range {
+	off := r.Off - r.Off%Block
+	return block.Range{Off: off, Len: (r.End()+Block-1)/Block*Block - off}
 }

@@ -37,7 +37,7 @@ func TestCompareCommitsWhatDiffersOnly(t *testing.T) {
 		src.holes = holes
 		replica, changed := differ(src, 11, 300)
 		s := newStream(t, replica)
-		if err := Compare(t.Context(), source{src}, device{replica}, s, Options{Volume: "vm/d"}); err != nil {
+		if err := Compare(t.Context(), source{src}, NewCurrent(device{replica}), s, Options{Volume: "vm/d"}); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(replica.data, src.data) {
@@ -61,7 +61,7 @@ func TestCompareCommitsWhatDiffersOnly(t *testing.T) {
 func TestCompareSkipsHolesOnBothSides(t *testing.T) {
 	src, replica := newMemory(testSize), newMemory(testSize)
 	src.data[30<<20] = 1
-	if err := Compare(t.Context(), source{src}, device{replica}, newStream(t, replica), Options{}); err != nil {
+	if err := Compare(t.Context(), source{src}, NewCurrent(device{replica}), newStream(t, replica), Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if n := src.reads.Load() + replica.reads.Load(); n != 2 {
@@ -92,7 +92,7 @@ func TestCompareWhileTheTapWrites(t *testing.T) {
 		}
 		src.beforeRead, src.afterRead = write, write
 		replica.beforeRead, replica.afterRead = write, write
-		if err := Compare(t.Context(), source{src}, device{replica}, s, Options{RequestSize: 64 << 10}); err != nil {
+		if err := Compare(t.Context(), source{src}, NewCurrent(device{replica}), s, Options{RequestSize: 64 << 10}); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(replica.data, src.data) {
@@ -121,7 +121,7 @@ func TestRangesTouchesDirtyRangesOnly(t *testing.T) {
 	for _, r := range dirty {
 		opt.Total += r.Len
 	}
-	if err := Ranges(t.Context(), source{src}, device{replica}, ranges(dirty...), newStream(t, replica), opt); err != nil {
+	if err := Ranges(t.Context(), source{src}, NewCurrent(device{replica}), ranges(dirty...), newStream(t, replica), opt); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range dirty {
@@ -141,7 +141,7 @@ func TestRangesErrors(t *testing.T) {
 		_ = yield(block.Range{Len: Block}, nil) && yield(block.Range{Off: Block}, bad)
 	}
 	src, replica := newMemory(testSize).fill(50, 0.5), newMemory(testSize)
-	err := Ranges(t.Context(), source{src}, device{replica}, failing, newStream(t, replica), RangesOptions{Options: Options{Volume: "vm/d"}})
+	err := Ranges(t.Context(), source{src}, NewCurrent(device{replica}), failing, newStream(t, replica), RangesOptions{Options: Options{Volume: "vm/d"}})
 	var e *Error
 	if !errors.Is(err, bad) || !errors.As(err, &e) || e.Volume != "vm/d" || e.Off != Block {
 		t.Errorf("bitmap error: %v", err)
@@ -168,7 +168,7 @@ func TestRangesErrors(t *testing.T) {
 		case "commit":
 			s.fail = bad
 		}
-		if err := Compare(context.Background(), source{src}, device{replica}, s, Options{Volume: "vm/d"}); !errors.Is(err, bad) || !errors.As(err, &e) {
+		if err := Compare(context.Background(), source{src}, NewCurrent(device{replica}), s, Options{Volume: "vm/d"}); !errors.Is(err, bad) || !errors.As(err, &e) {
 			t.Errorf("%s: %v", op, err)
 		}
 	}

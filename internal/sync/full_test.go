@@ -184,7 +184,7 @@ func TestSizeChanges(t *testing.T) {
 	}
 	src.resized.Store(0)
 	src.beforeRead = nil
-	if err := Compare(t.Context(), source{src}, device{newMemory(testSize - Block)}, newStream(t, base), Options{}); !errors.As(err, &size) || size.What != "replica" {
+	if err := Compare(t.Context(), source{src}, NewCurrent(device{newMemory(testSize - Block)}), newStream(t, base), Options{}); !errors.As(err, &size) || size.What != "replica" {
 		t.Errorf("short replica: %v", err)
 	}
 }
@@ -201,7 +201,7 @@ func TestHangingSource(t *testing.T) {
 		ctx, cancel = context.WithCancelCause(t.Context())
 		src.cancel = cancel
 		replica := newMemory(testSize)
-		if err := Compare(ctx, src, device{replica}, newStream(t, replica), Options{}); !errors.Is(err, gone) {
+		if err := Compare(ctx, src, NewCurrent(device{replica}), newStream(t, replica), Options{}); !errors.Is(err, gone) {
 			t.Errorf("compare, %s: %v", op, err)
 		}
 	}

@@ -107,7 +107,7 @@ func TestQEMUFullThenBitmaps(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newStream(t, current)
-	if err := Ranges(t.Context(), NewSource(reader), device{current}, DirtyRanges(t.Context(), reader, "b1", "b2"), s, RangesOptions{Total: total}); err != nil {
+	if err := Ranges(t.Context(), NewSource(reader), NewCurrent(device{current}), DirtyRanges(t.Context(), reader, "b1", "b2"), s, RangesOptions{Total: total}); err != nil {
 		t.Fatal(err)
 	}
 	image, err := os.ReadFile(q.Image("disk0"))
@@ -124,7 +124,7 @@ func TestQEMUFullThenBitmaps(t *testing.T) {
 	if want := int64(9<<20 + 512<<10 + Block); committed != want || s.zeroes != 512<<10 {
 		t.Errorf("%d bytes committed, %d zeroes; expected %d, %d", committed, s.zeroes, want, 512<<10)
 	}
-	if err := Ranges(t.Context(), NewSource(reader), device{current}, DirtyRanges(t.Context(), reader, "nosuch"), s, RangesOptions{}); !errors.Is(err, nbd.ErrNotOffered) {
+	if err := Ranges(t.Context(), NewSource(reader), NewCurrent(device{current}), DirtyRanges(t.Context(), reader, "nosuch"), s, RangesOptions{}); !errors.Is(err, nbd.ErrNotOffered) {
 		t.Errorf("missing bitmap: %v", err)
 	}
 }
