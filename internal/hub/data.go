@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/internal/vfs/dirlock"
 	"github.com/rephub/rephub/internal/vfs/sealed"
 )
 
@@ -73,38 +72,17 @@ func (d *dataDir) join(elem ...string) string {
 func (d *dataDir) Close() error { return d.lock.Close() }
 
 func lockData(path string) (*os.File, error) {
-	name := filepath.Join(path, "lock")
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open data directory: %w", err)
+	lock, err := dirlock.Lock(path)
+	var used *dirlock.InUseError
+	if !errors.As(err, &used) {
+		return lock, err
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		defer f.Close()
-		return nil, api.Errorf(api.CodeConflict, "data directory %s is in use by another hub%s", path, whoLocks(f)).
-			WithHint("stop that hub, or choose another directory with --data")
+	who := ""
+	if used.Owner != "" {
+		who = " (process " + used.Owner + ")"
 	}
-	if err == nil {
-		err = f.Truncate(0)
-	}
-	if err == nil {
-		_, err = f.WriteAt([]byte(fmt.Sprintln(os.Getpid())), 0)
-	}
-	// On a full disk the number is missing, which is no reason not to run.
-	if err != nil && !errors.Is(err, unix.ENOSPC) {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", name, err)
-	}
-	return f, nil
-}
-
-func whoLocks(f *os.File) string {
-	p := make([]byte, 20)
-	n, _ := f.ReadAt(p, 0) // without it the message says less
-	if s := strings.TrimSpace(string(p[:n])); s != "" {
-		return " (process " + s + ")"
-	}
-	return ""
+	return nil, api.Errorf(api.CodeConflict, "data directory %s is in use by another hub%s", path, who).
+		WithHint("stop that hub, or choose another directory with --data")
 }
 
 // identify reads hub.json, or makes it in an empty directory.

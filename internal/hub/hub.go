@@ -11,6 +11,7 @@ import (
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/recovery"
+	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -22,10 +23,10 @@ type Hub struct {
 	super   *catalog.Supervisor // nil with a cluster of somebody else's
 	store   *catalog.Store
 	watch   *catalog.Watch
-	keeper  *keeperLink
+	keeper  *keeper.Link
 	mounts  *recovery.Mounts
 	tasks   *tasks
-	vms     *vmPool
+	vms     *vm.Pool
 	where   Ready
 
 	mu struct {
@@ -41,7 +42,7 @@ var _ api.Service = (*Hub)(nil)
 func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub, err error) {
 	h = &Hub{cfg: cfg, data: data, started: time.Now().UTC(), where: where, tasks: newTasks(ctx, cfg.Logger)}
 	h.mu.groups = map[string]*entry{}
-	h.vms = newVMPool(openMonitor)
+	h.vms = vm.NewPool(openMonitor)
 	endpoints := cfg.Etcd
 	if len(endpoints) == 0 {
 		h.super, err = catalog.NewSupervisor(catalog.SupervisorConfig{Dir: data.join("catalog"), Exe: cfg.Exe, Logger: cfg.Logger})
@@ -54,7 +55,7 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 		return nil, err
 	}
 	h.watch = catalog.NewWatch(h.store, h.watchConfig())
-	h.keeper = newKeeperLink(keeper.ClientConfig{Dir: data.join("keeper"), Exe: cfg.Exe, Logger: cfg.Logger})
+	h.keeper = keeper.NewLink(keeper.ClientConfig{Dir: data.join("keeper"), Exe: cfg.Exe, Logger: cfg.Logger})
 	h.mounts, err = recovery.New(recovery.Config{
 		Dir: data.join("mounts"), Endpoints: where.NBD, Records: mountRecords{h.store}, Logger: cfg.Logger,
 	})
@@ -140,7 +141,7 @@ func (h *Hub) open(ctx context.Context, r groupRecord, create bool) *entry {
 	e := newEntry(h.data.join("groups", r.Name), r, h.cfg.Logger)
 	e.group, e.openErr = h.cfg.OpenGroup(ctx, GroupDeps{
 		Dir: e.dir, Create: create, Record: r, RunDir: h.data.join("run"),
-		OpenVM: h.vms.get, Keeper: h.keeper.get, GrantEpoch: h.store.GrantEpoch, Logger: h.cfg.Logger,
+		OpenVM: h.vms.Get, Keeper: h.keeper.Get, GrantEpoch: h.store.GrantEpoch, Logger: h.cfg.Logger,
 	})
 	if e.openErr != nil {
 		e.group = nil
@@ -171,5 +172,5 @@ func (h *Hub) closeAll() error {
 			errs = append(errs, fmt.Errorf("close group %s: %w", e.record().Name, err))
 		}
 	}
-	return errors.Join(append(errs, h.keeper.close(), h.store.Close())...)
+	return errors.Join(append(errs, h.keeper.Close(), h.store.Close())...)
 }

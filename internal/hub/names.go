@@ -1,8 +1,6 @@
 package hub
 
 import (
-	"context"
-	"errors"
 	"regexp"
 
 	"github.com/rephub/rephub/internal/api"
@@ -22,7 +20,3 @@ func checkName(what, name string) error {
 }
 
 func seqOf(n uint64) journal.Seq { return journal.Seq(n) }
-
-func isContext(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-}

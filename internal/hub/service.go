@@ -14,7 +14,7 @@ import (
 func (h *Hub) Info(ctx context.Context) (api.Info, error) {
 	in := api.Info{
 		Version: h.cfg.Version, Data: h.cfg.Data, PID: os.Getpid(), Started: h.started,
-		NBD: h.where.NBD, API: h.where.API, Keeper: h.keeper.status(),
+		NBD: h.where.NBD, API: h.where.API, Keeper: h.keeperStatus(),
 	}
 	in.Catalog = api.CatalogStatus{Available: true, Endpoints: h.cfg.Etcd}
 	if h.super != nil {
@@ -28,6 +28,19 @@ func (h *Hub) Info(ctx context.Context) (api.Info, error) {
 		in.Catalog.Available, in.Catalog.Reason = false, err.Error()
 	}
 	return in, nil
+}
+
+func (h *Hub) keeperStatus() api.KeeperStatus {
+	connected, pid, err := h.keeper.State()
+	st := api.KeeperStatus{Connected: connected, PID: pid}
+	switch {
+	case connected:
+	case err != nil:
+		st.Reason = err.Error()
+	default:
+		st.Reason = "not needed yet"
+	}
+	return st
 }
 
 // Status implements api.Service.

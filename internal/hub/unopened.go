@@ -90,7 +90,7 @@ func (h *Hub) abandon(ctx context.Context, e *entry) error {
 func (h *Hub) takeTaps(ctx context.Context, r groupRecord) error {
 	ctx, cancel := context.WithTimeout(ctx, detachPatience)
 	defer cancel()
-	k, err := h.keeper.get(ctx)
+	k, err := h.keeper.Get(ctx)
 	if err != nil {
 		return fmt.Errorf("reach the tap keeper: %w", err)
 	}
@@ -126,7 +126,7 @@ func (h *Hub) takeTaps(ctx context.Context, r groupRecord) error {
 // takeTapsOf takes the taps and bitmaps of a group out of one VM. One that does
 // not run has none.
 func (h *Hub) takeTapsOf(ctx context.Context, r catalog.VM, id journal.GroupID) error {
-	m, err := h.vms.get(ctx, r.QMP)
+	m, err := h.vms.Get(ctx, r.QMP)
 	// Only what surely does not run: a VM that hangs has its taps still.
 	if errors.Is(err, vm.ErrGone) {
 		return nil

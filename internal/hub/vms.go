@@ -152,7 +152,7 @@ func (h *Hub) inspect(ctx context.Context, r catalog.VM) (api.VM, error) {
 
 // openVM gives a share of the connection to a VM's monitor.
 func (h *Hub) openVM(ctx context.Context, r catalog.VM) (vm.VM, error) {
-	m, err := h.vms.get(ctx, r.QMP)
+	m, err := h.vms.Get(ctx, r.QMP)
 	if err != nil {
 		return nil, vmError(r, err)
 	}

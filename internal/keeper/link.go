@@ -1,34 +1,32 @@
-package hub
+package keeper
 
 import (
 	"context"
 	"sync"
-
-	"github.com/rephub/rephub/internal/api"
-	"github.com/rephub/rephub/internal/keeper"
 )
 
-// keeperLink is the hub's one connection to the tap keeper, made when a group
-// needs it and again when it is lost. A hub that protects nothing has none.
-type keeperLink struct {
-	cfg keeper.ClientConfig
+// Link is a daemon's one connection to the tap keeper, made when a group needs
+// it and again when it is lost. Who protects nothing has none.
+type Link struct {
+	cfg ClientConfig
 
 	// dialing is held while a connection is made, so that there is one maker.
 	dialing chan struct{}
 	mu      struct {
 		sync.Mutex
-		client *keeper.Client
+		client *Client
 		err    error // of the last attempt
 		closed bool
 	}
 }
 
-func newKeeperLink(cfg keeper.ClientConfig) *keeperLink {
-	return &keeperLink{cfg: cfg, dialing: make(chan struct{}, 1)}
+// NewLink makes a link that is not connected yet.
+func NewLink(cfg ClientConfig) *Link {
+	return &Link{cfg: cfg, dialing: make(chan struct{}, 1)}
 }
 
-// get returns a living connection, waiting for one until ctx ends.
-func (k *keeperLink) get(ctx context.Context) (*keeper.Client, error) {
+// Get returns a living connection, waiting for one until ctx ends.
+func (k *Link) Get(ctx context.Context) (*Client, error) {
 	select {
 	case k.dialing <- struct{}{}:
 		defer func() { <-k.dialing }()
@@ -38,7 +36,7 @@ func (k *keeperLink) get(ctx context.Context) (*keeper.Client, error) {
 	if c := k.living(); c != nil {
 		return c, nil
 	}
-	c, err := keeper.Ensure(ctx, k.cfg)
+	c, err := Ensure(ctx, k.cfg)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.mu.err = err
@@ -55,15 +53,15 @@ func (k *keeperLink) get(ctx context.Context) (*keeper.Client, error) {
 }
 
 // watch frees the VMs of a keeper that hangs, for as long as the connection lives.
-func (k *keeperLink) watch(c *keeper.Client) {
-	if err := keeper.Watch(context.Background(), c, keeper.WatchConfig{}); err != nil {
+func (k *Link) watch(c *Client) {
+	if err := Watch(context.Background(), c, WatchConfig{}); err != nil {
 		k.cfg.Logger.Error("the tap keeper hung, its taps were cut off", "err", err)
 		_ = c.Close() // a new connection finds out what is left of it
 	}
 }
 
 // living is the present connection; one that has ended is put away.
-func (k *keeperLink) living() *keeper.Client {
+func (k *Link) living() *Client {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.mu.client == nil {
@@ -78,21 +76,19 @@ func (k *keeperLink) living() *keeper.Client {
 	return k.mu.client
 }
 
-func (k *keeperLink) status() api.KeeperStatus {
+// State is how the connection is; when there is none, err says why: nil if
+// nobody has needed one yet.
+func (k *Link) State() (connected bool, pid int, err error) {
 	if c := k.living(); c != nil {
-		return api.KeeperStatus{Connected: true, PID: c.PID()}
+		return true, c.PID(), nil
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	st := api.KeeperStatus{Reason: "not needed yet"}
-	if k.mu.err != nil {
-		st.Reason = k.mu.err.Error()
-	}
-	return st
+	return false, 0, k.mu.err
 }
 
-// close leaves the keeper and its taps alone.
-func (k *keeperLink) close() error {
+// Close leaves the keeper and its taps alone.
+func (k *Link) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.mu.closed = true

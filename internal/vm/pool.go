@@ -1,16 +1,15 @@
-package hub
+package vm
 
 import (
 	"context"
+	"errors"
 	"sync"
-
-	"github.com/rephub/rephub/internal/vm"
 )
 
-// vmPool shares one monitor connection per VM among all who talk to it, because
+// Pool shares one monitor connection per VM among all who talk to it, because
 // a QMP socket serves one client at a time.
-type vmPool struct {
-	open func(ctx context.Context, qmp string) (vm.VM, error)
+type Pool struct {
+	open func(ctx context.Context, qmp string) (VM, error)
 
 	mu struct {
 		sync.Mutex
@@ -21,28 +20,29 @@ type vmPool struct {
 // pooledVM is a connection that is being made or used.
 type pooledVM struct {
 	ready chan struct{} // closed when vm and err are set
-	vm    vm.VM
+	vm    VM
 	err   error
 	users int // guarded by the pool's lock
 }
 
 // leasedVM is one user's share.
 type leasedVM struct {
-	vm.VM
+	VM
 	close func() error
 }
 
 // Close ends this user's share; it may be called twice.
 func (l *leasedVM) Close() error { return l.close() }
 
-func newVMPool(open func(ctx context.Context, qmp string) (vm.VM, error)) *vmPool {
-	p := &vmPool{open: open}
+// NewPool makes an empty pool; open connects to the VM at a QMP address.
+func NewPool(open func(ctx context.Context, qmp string) (VM, error)) *Pool {
+	p := &Pool{open: open}
 	p.mu.byPath = map[string]*pooledVM{}
 	return p
 }
 
-// get gives a share of the connection to the VM at a QMP socket. Close it.
-func (p *vmPool) get(ctx context.Context, qmp string) (vm.VM, error) {
+// Get gives a share of the connection to the VM at a QMP socket. Close it.
+func (p *Pool) Get(ctx context.Context, qmp string) (VM, error) {
 	for {
 		c, first := p.join(qmp)
 		if first {
@@ -70,7 +70,7 @@ func (p *vmPool) get(ctx context.Context, qmp string) (vm.VM, error) {
 }
 
 // join makes the caller a user of the connection; the first one has to make it.
-func (p *vmPool) join(qmp string) (c *pooledVM, first bool) {
+func (p *Pool) join(qmp string) (c *pooledVM, first bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c = p.mu.byPath[qmp]; c != nil && c.usable() {
@@ -101,7 +101,7 @@ func (c *pooledVM) usable() bool {
 }
 
 // leave ends a share; with the last one the connection is closed. It returns err.
-func (p *vmPool) leave(qmp string, c *pooledVM, err error) error {
+func (p *Pool) leave(qmp string, c *pooledVM, err error) error {
 	p.mu.Lock()
 	c.users--
 	last := c.users == 0
@@ -123,4 +123,8 @@ func (p *vmPool) leave(qmp string, c *pooledVM, err error) error {
 		}
 	}
 	return err
+}
+
+func isContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
