@@ -53,15 +53,24 @@ func (c collection[T]) read(ctx context.Context, name string) (v T, revision int
 	return v, resp.Kvs[0].ModRevision, nil
 }
 
-func (c collection[T]) list(ctx context.Context) ([]T, error) {
+// entries are the records with their keys, not decoded.
+func (c collection[T]) entries(ctx context.Context) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.s.timeout)
 	defer cancel()
 	resp, err := c.s.cli.Get(ctx, root+c.dir, clientv3.WithPrefix())
 	if err != nil {
 		return nil, unavailable("list "+c.dir, err)
 	}
-	all := make([]T, 0, len(resp.Kvs))
-	for _, kv := range resp.Kvs {
+	return resp, nil
+}
+
+func (c collection[T]) list(ctx context.Context) ([]T, error) {
+	entries, err := c.entries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]T, 0, len(entries.Kvs))
+	for _, kv := range entries.Kvs {
 		v, err := decode[T](kv.Value)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", kv.Key, err)
@@ -128,14 +137,18 @@ func (c collection[T]) update(ctx context.Context, name string, change func(*T) 
 }
 
 func (c collection[T]) remove(ctx context.Context, name string) error {
+	return c.removeKey(ctx, c.key(name))
+}
+
+func (c collection[T]) removeKey(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, c.s.timeout)
 	defer cancel()
-	resp, err := c.s.cli.Delete(ctx, c.key(name))
+	resp, err := c.s.cli.Delete(ctx, key)
 	if err != nil {
-		return unavailable("remove "+c.key(name), err)
+		return unavailable("remove "+key, err)
 	}
 	if resp.Deleted == 0 {
-		return fmt.Errorf("remove %s: %w", c.key(name), ErrNotFound)
+		return fmt.Errorf("remove %s: %w", key, ErrNotFound)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ type VM struct {
 	Name      string    `json:"name"`
 	QMP       string    `json:"qmp"`
 	NBDServer string    `json:"nbd_server,omitempty"`
+	Agent     string    `json:"agent,omitempty"` // id of the one on whose host it runs; none: the hub's own
 	Created   time.Time `json:"created"`
 }
 
@@ -34,6 +35,7 @@ type Group struct {
 	History time.Duration   `json:"history_ns"`
 	Volumes []Volume        `json:"volumes"`
 	Created time.Time       `json:"created"`
+	Agent   string          `json:"agent,omitempty"` // id of the one that protects it; none: the hub itself
 }
 
 // Volume is a volume of a group, with an identity of its own.

@@ -61,8 +61,8 @@ type Authority struct {
 	}
 }
 
-// OpenAuthority opens the authority in dir, or makes it if there never was
-// one; then it is durable on return. One process at a time. Errors wrap
+// OpenAuthority opens the authority in dir, or makes it if there never was one
+// and cfg.MayMake agrees; then it is durable on return. One process at a time. Errors wrap
 // ErrAuthority when what is there cannot be used.
 func OpenAuthority(fs vfs.FS, dir string, cfg Config) (*Authority, error) {
 	if err := cfg.Validate(); err != nil {
@@ -87,7 +87,9 @@ func OpenAuthority(fs vfs.FS, dir string, cfg Config) (*Authority, error) {
 	case hasState && state.Authority != nil:
 		err = fmt.Errorf("%w (%s is gone)", ErrAuthority, a.path(authorityFile))
 	default:
-		err = a.create()
+		if err = a.cfg.MayMake(); err == nil {
+			err = a.create()
+		}
 	}
 	if err != nil {
 		return nil, err

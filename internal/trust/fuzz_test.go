@@ -59,7 +59,7 @@ func FuzzRequest(f *testing.F) {
 		f.Fatal(err)
 	}
 	r := NewRegistrar(a, NewMemoryTokens(), nil)
-	token, err := r.CreateToken(context.Background(), AgentID{})
+	token, _, err := r.CreateToken(context.Background(), TokenSpec{})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func FuzzRequest(f *testing.F) {
 		if _, cert, err := r.join(context.Background(), req); err == nil && (cert == nil || !bytes.Equal(req.Secret, token.secret[:])) {
 			t.Error("joined without the token")
 		}
-		if reply, err := r.Renew(agent, p[4:]); err == nil || reply == nil {
+		if reply, _, err := r.Renew(agent, p[4:]); err == nil || reply == nil {
 			t.Errorf("renewed what was never issued: %v", err)
 		}
 	})

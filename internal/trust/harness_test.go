@@ -134,7 +134,7 @@ func dial(t *testing.T, addr net.Addr) net.Conn {
 
 func (h *hub) token() Token {
 	h.t.Helper()
-	token, err := h.CreateToken(testCtx(h.t), AgentID{})
+	token, _, err := h.CreateToken(testCtx(h.t), TokenSpec{})
 	must(h.t, err)
 	return token
 }
@@ -162,7 +162,7 @@ func (h *hub) hello(cfg *tls.Config) (string, error) {
 
 func (h *hub) exchange(agent Agent) func(context.Context, []byte) ([]byte, error) {
 	return func(_ context.Context, request []byte) ([]byte, error) {
-		reply, _ := h.Renew(agent, request)
+		reply, _, _ := h.Renew(agent, request)
 		return reply, nil
 	}
 }

@@ -109,7 +109,7 @@ func TestRenewalIsRefused(t *testing.T) {
 	c.add(15*day + time.Second)
 	_, err = late.RenewIfDue(testCtx(t), nil)
 	wantErr(t, err, ErrCertificateExpired)
-	reply, err := h.Renew(late.Agent(), asked)
+	reply, _, err := h.Renew(late.Agent(), asked)
 	wantErr(t, err, ErrCertificateExpired)
 	var answer certReply
 	must(t, decode(replyKind, reply, &answer))
@@ -124,7 +124,7 @@ func TestRenewalIsRefused(t *testing.T) {
 		req.Certificate = cert
 		p, err := encode(requestKind, req)
 		must(t, err)
-		_, err = h.Renew(late.Agent(), p)
+		_, _, err = h.Renew(late.Agent(), p)
 		wantErr(t, err, ErrRequest)
 	}
 }

@@ -108,17 +108,17 @@ func TestTokenSecretIsCompared(t *testing.T) {
 func TestHostComesBackAsTheAgentItWas(t *testing.T) {
 	h := newHub(t, newClock(), nil)
 	was := h.agent().Agent()
-	token, err := h.CreateToken(testCtx(t), was.ID)
+	token, _, err := h.CreateToken(testCtx(t), TokenSpec{Agent: was.ID})
 	must(t, err)
 	id, err := h.joinFrom(crashfs.New(), token)
 	must(t, err)
 	if id.Agent() != was {
 		t.Fatalf("was %v, came back as %v", was, id.Agent())
 	}
-	late, err := h.CreateToken(testCtx(t), was.ID)
+	late, _, err := h.CreateToken(testCtx(t), TokenSpec{Agent: was.ID})
 	must(t, err)
 	must(t, h.authority.Revoke(was.ID))
-	_, err = h.CreateToken(testCtx(t), was.ID)
+	_, _, err = h.CreateToken(testCtx(t), TokenSpec{Agent: was.ID})
 	wantErr(t, err, ErrRevoked)
 	_, err = h.joinFrom(crashfs.New(), late)
 	wantErr(t, err, ErrRevoked)

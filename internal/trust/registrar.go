@@ -36,23 +36,36 @@ func NewRegistrar(a *Authority, tokens TokenStore, admit func(context.Context, A
 	return &Registrar{authority: a, tokens: tokens, admit: admit}
 }
 
-// CreateToken makes a token, durable on return, good for one host. With an
-// agent's id that host becomes that agent again (its certificate expired, or
-// its disk is gone); zero makes a new agent.
-func (r *Registrar) CreateToken(ctx context.Context, agent AgentID) (Token, error) {
+// TokenSpec says what a new token is for. Zero fields are the defaults.
+type TokenSpec struct {
+	// Agent is who the host becomes that joins: one whose certificate has
+	// expired, or whose disk is gone. A new one.
+	Agent AgentID
+	// Life is how long the token can be used. Config.TokenLife.
+	Life time.Duration
+}
+
+// CreateToken makes a token, durable on return, good for one host until expires.
+func (r *Registrar) CreateToken(ctx context.Context, spec TokenSpec) (t Token, expires time.Time, err error) {
 	now := r.authority.cfg.Now()
-	if err := r.authority.Check(agent); err != nil {
-		return Token{}, err
+	if spec.Life == 0 {
+		spec.Life = r.authority.cfg.TokenLife
+	}
+	if spec.Life < 0 {
+		return Token{}, time.Time{}, fmt.Errorf("make a token: a lifetime of %s", spec.Life)
+	}
+	if err := r.authority.Check(spec.Agent); err != nil {
+		return Token{}, time.Time{}, err
 	}
 	if err := r.tokens.Sweep(ctx, now.Add(-forgetAfter)); err != nil {
-		return Token{}, fmt.Errorf("forget old tokens: %w", err)
+		return Token{}, time.Time{}, fmt.Errorf("forget old tokens: %w", err)
 	}
-	t := newToken(r.authority.Fingerprint())
-	rec := TokenRecord{Hash: tokenHash(t.secret), Expires: now.Add(r.authority.cfg.TokenLife).UTC(), Agent: agent}
+	t = newToken(r.authority.Fingerprint())
+	rec := TokenRecord{Hash: tokenHash(t.secret), Expires: now.Add(spec.Life).UTC(), Agent: spec.Agent}
 	if err := r.tokens.Put(ctx, t.ID(), rec); err != nil {
-		return Token{}, fmt.Errorf("store %s: %w", t, err)
+		return Token{}, time.Time{}, fmt.Errorf("store %s: %w", t, err)
 	}
-	return t, nil
+	return t, rec.Expires, nil
 }
 
 // ServeJoin does one join over a connection made with ServerConfig and closes
@@ -161,19 +174,22 @@ func (r *Registrar) redeem(ctx context.Context, secret [32]byte, public ed25519.
 }
 
 // Renew answers what Identity.RenewIfDue sent over agent's connection. The
-// reply is to be sent in any case; the error is for the log.
-func (r *Registrar) Renew(agent Agent, request []byte) (reply []byte, err error) {
+// reply is to be sent in any case; the error is for the log. A new certificate
+// expires at expires.
+func (r *Registrar) Renew(agent Agent, request []byte) (reply []byte, expires time.Time, err error) {
+	var answer certReply
 	cert, err := r.renew(agent, request)
-	answer := certReply{Certificate: cert}
 	if err != nil {
 		err = fmt.Errorf("renew the certificate of agent %s: %w", agent.ID, err)
 		answer = refusal(err)
+	} else {
+		answer.Certificate, expires = cert.Raw, cert.NotAfter
 	}
 	reply, encodeErr := encode(replyKind, answer)
-	return reply, errors.Join(err, encodeErr)
+	return reply, expires, errors.Join(err, encodeErr)
 }
 
-func (r *Registrar) renew(agent Agent, request []byte) ([]byte, error) {
+func (r *Registrar) renew(agent Agent, request []byte) (*x509.Certificate, error) {
 	var req certRequest
 	if err := decode(requestKind, request, &req); err != nil {
 		return nil, err
@@ -205,9 +221,5 @@ func (r *Registrar) renew(agent Agent, request []byte) ([]byte, error) {
 	if err := r.authority.Check(agent.ID); err != nil {
 		return nil, err
 	}
-	cert, err := r.authority.issueAgent(owner, public)
-	if err != nil {
-		return nil, err
-	}
-	return cert.Raw, nil
+	return r.authority.issueAgent(owner, public)
 }

@@ -65,3 +65,18 @@ func peerAgent(s tls.ConnectionState) (Agent, error) {
 	}
 	return agentOf(s.VerifiedChains[0][0])
 }
+
+// Refused is the agent whose certificate made a handshake with ServerConfig fail
+// with err, if it is one of this authority: for the log.
+func (a *Authority) Refused(err error) (Agent, bool) {
+	var bad *tls.CertificateVerificationError
+	if !errors.As(err, &bad) || len(bad.UnverifiedCertificates) == 0 {
+		return Agent{}, false
+	}
+	leaf := bad.UnverifiedCertificates[0]
+	if leaf.CheckSignatureFrom(a.cert) != nil {
+		return Agent{}, false
+	}
+	agent, err := agentOf(leaf)
+	return agent, err == nil
+}

@@ -30,6 +30,15 @@ const (
 	ProtoJoin  = "rephub-join/1"  // is how to get one
 )
 
+// MethodRenew is the call over an agent's connection that carries a renewal:
+// a RenewMessage each way.
+const MethodRenew = "trust.renew"
+
+// RenewMessage is what Identity.RenewIfDue asks, or what Registrar.Renew answers.
+type RenewMessage struct {
+	Message []byte `json:"message"`
+}
+
 // ServerName is the name that every hub's certificate has: an agent trusts the
 // authority, not the address it dialled.
 const ServerName = "hub.rephub.internal"
@@ -41,6 +50,10 @@ const backdate = time.Hour
 type Config struct {
 	// Now is the clock. time.Now.
 	Now func() time.Time
+	// MayMake is asked before an authority is made where none is; its error is
+	// OpenAuthority's. There are other signs of a lost one than its files. Nil
+	// is yes.
+	MayMake func() error
 	// AuthorityLife is how long a new authority is good for. 10 years.
 	AuthorityLife time.Duration
 	// ServerLife is that of a hub's certificate, which is replaced from a
@@ -59,6 +72,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.MayMake == nil {
+		c.MayMake = func() error { return nil }
 	}
 	for _, f := range []struct {
 		field *time.Duration
