@@ -22,7 +22,9 @@
 //	17  answer   where the receiver is and the window, JSON
 //	18  data     a piece of the stream's bytes
 //	19  grant    bytes that the sender may send on top (8)
-//	20  ack      durable at the receiver: serial (8), seq (8)
+//	20  ack      durable at the receiver: serial (8), seq (8), epoch (8), newest
+//	             point (8), seq of the last fence (8), flags (8): bit 0: the range
+//	             is open
 //	21  stall    JSON {reason}: why the receiver takes no more; empty: it does again
 //	22  close    JSON {code, reason}; a stream is over when both sides have sent it
 //

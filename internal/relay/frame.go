@@ -51,7 +51,7 @@ var rules = map[frameType]rule{
 	typeAnswer:  {"answer", 2, 8 << 10, true},
 	typeData:    {"data", 1, maxBody, true},
 	typeGrant:   {"grant", 8, 8, true},
-	typeAck:     {"ack", 16, 16, true},
+	typeAck:     {"ack", ackSize, ackSize, true},
 	typeStall:   {"stall", 2, 8 << 10, true},
 	typeClose:   {"close", 2, 8 << 10, true},
 }

@@ -48,17 +48,16 @@ func (s *Sender) complain(stalled string) {
 // up to sent, and lets the spool's segments go that hold nothing else. That
 // costs next to nothing when there is none.
 func (s *Sender) confirm(a Ack, sent journal.Serial) error {
-	s.mu.Lock()
-	known := s.mu.status.Durable
-	switch {
-	case a.Serial > sent || a.Seq > s.cfg.Log.Appended():
-		s.mu.Unlock()
-		return fmt.Errorf("%w: batch %d, seq %d is said to be durable, %d was sent", ErrProtocol, a.Serial, a.Seq, sent)
-	case a.Serial < known.Serial || a.Seq < known.Seq:
-		s.mu.Unlock()
-		return fmt.Errorf("%w: batch %d, seq %d is said to be durable, it was %d, %d", ErrDiverged, a.Serial, a.Seq, known.Serial, known.Seq)
+	known := s.Durable()
+	if err := s.check(a, known, sent); err != nil {
+		return err
 	}
+	s.mu.Lock()
 	s.mu.status.Durable = a
+	if s.mu.progress != nil && a.Serial > known.Serial {
+		close(s.mu.progress)
+		s.mu.progress = nil
+	}
 	s.mu.Unlock()
 	if a != known {
 		s.cfg.Changed()
@@ -67,4 +66,40 @@ func (s *Sender) confirm(a Ack, sent journal.Serial) error {
 		s.cfg.Logger.Warn("drop shipped segments", "group", s.group, "err", err)
 	}
 	return nil
+}
+
+// check holds an ack to what can be true.
+func (s *Sender) check(a, known Ack, sent journal.Serial) error {
+	end := s.cfg.Log.End()
+	switch {
+	case a.Epoch > end.Timeline.Epoch:
+		return fmt.Errorf("%w: the receiver is in epoch %d, the spool in %d", ErrRefused, a.Epoch, end.Timeline.Epoch)
+	case a.Serial > sent || max(a.Seq, a.Point, a.Fence) > end.Last:
+		return fmt.Errorf("%w: %+v is said to be durable, batch %d was sent, the spool ends at seq %d", ErrProtocol, a, sent, end.Last)
+	case a.Serial < known.Serial || a.Seq < known.Seq || a.Epoch < known.Epoch:
+		return fmt.Errorf("%w: %+v is said to be durable, it was %+v", ErrDiverged, a, known)
+	}
+	return nil
+}
+
+// Wait returns when the receiver has confirmed the batch, over however many
+// connections, and the Status says so; or with ctx's error.
+func (s *Sender) Wait(ctx context.Context, serial journal.Serial) error {
+	for {
+		s.mu.Lock()
+		if s.mu.status.Durable.Serial >= serial {
+			s.mu.Unlock()
+			return nil
+		}
+		if s.mu.progress == nil {
+			s.mu.progress = make(chan struct{})
+		}
+		progress := s.mu.progress
+		s.mu.Unlock()
+		select {
+		case <-progress:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for batch %d at the receiver: %w", serial, ctx.Err())
+		}
+	}
 }

@@ -49,20 +49,46 @@ type answer struct {
 	Window  int64          `json:"window"` // bytes that may be sent before a grant
 }
 
-// Ack is what survives a power loss of the receiver.
+// Ack is what survives a power loss of the receiver: how much of its journal,
+// and what the journal's timeline is then. The timeline is at least as new as
+// the batch: who sees the serial of a Cut sees that the range is closed.
 type Ack struct {
 	Serial journal.Serial `json:"serial"`
 	Seq    journal.Seq    `json:"seq"`
+	Epoch  journal.Epoch  `json:"epoch"`
+	Open   bool           `json:"open"`  // the next fence brings another point
+	Point  journal.Seq    `json:"point"` // the newest one; 0 if there is none
+	Fence  journal.Seq    `json:"fence"` // of the last fence, a point or not
 }
+
+const ackSize = 48
 
 func (a Ack) encode() []byte {
-	p := binary.LittleEndian.AppendUint64(nil, uint64(a.Serial))
-	return binary.LittleEndian.AppendUint64(p, uint64(a.Seq))
+	p := make([]byte, 0, ackSize)
+	for _, n := range []uint64{uint64(a.Serial), uint64(a.Seq), uint64(a.Epoch), uint64(a.Point), uint64(a.Fence)} {
+		p = binary.LittleEndian.AppendUint64(p, n)
+	}
+	p = append(p, make([]byte, ackSize-len(p))...)
+	if a.Open {
+		p[40] = 1
+	}
+	return p
 }
 
-func decodeAck(p []byte) Ack {
-	le := binary.LittleEndian
-	return Ack{Serial: journal.Serial(le.Uint64(p)), Seq: journal.Seq(le.Uint64(p[8:]))}
+func decodeAck(f *frame) (Ack, error) {
+	le, p := binary.LittleEndian, f.body
+	flags := le.Uint64(p[40:])
+	if flags > 1 {
+		return Ack{}, f.wrong("flags %#x are not possible", flags)
+	}
+	return Ack{
+		Serial: journal.Serial(le.Uint64(p)),
+		Seq:    journal.Seq(le.Uint64(p[8:])),
+		Epoch:  journal.Epoch(le.Uint64(p[16:])),
+		Point:  journal.Seq(le.Uint64(p[24:])),
+		Fence:  journal.Seq(le.Uint64(p[32:])),
+		Open:   flags == 1,
+	}, nil
 }
 
 type stallMessage struct {

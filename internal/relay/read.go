@@ -113,7 +113,11 @@ func (st *stream) takeLocked(f *frame) error {
 		st.credit += int64(n)
 		poke(st.kick)
 	case typeAck:
-		st.acked = decodeAck(f.body)
+		a, err := decodeAck(f)
+		if err != nil {
+			return err
+		}
+		st.acked = a
 		poke(st.news)
 	case typeStall:
 		var m stallMessage

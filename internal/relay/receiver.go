@@ -21,6 +21,7 @@ type Journal interface {
 	Serial() journal.Serial
 	DurableSerial() journal.Serial
 	Durable() journal.Seq
+	DurableTimeline() journal.Timeline
 }
 
 // ReceiverConfig of a Receiver. Zero fields but Open are the defaults given.

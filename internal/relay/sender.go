@@ -26,7 +26,8 @@ type SenderConfig struct {
 
 // Status of a Sender.
 type Status struct {
-	// Durable is what the receiver has confirmed. It never goes back.
+	// Durable is the receiver's last ack. Its serial, seq and epoch never go
+	// back; zero as long as no receiver was asked.
 	Durable Ack
 	// Sent is the last batch on its way, or there. It goes back when a new
 	// connection shows that the receiver does not have it.
@@ -42,8 +43,9 @@ type Sender struct {
 
 	mu struct {
 		sync.Mutex
-		running bool
-		status  Status
+		running  bool
+		status   Status
+		progress chan struct{} // closed when more is durable; nil: nobody waits
 	}
 }
 

@@ -66,9 +66,14 @@ func (s *session) run(ctx context.Context, h Hello) error {
 	return err
 }
 
-// durable is what survives a power loss now.
+// durable is what survives a power loss now. The timeline comes last: it is not
+// older than the rest, whoever else syncs meanwhile.
 func (s *session) durable() Ack {
-	return Ack{Serial: s.log.DurableSerial(), Seq: s.log.Durable()}
+	a := Ack{Serial: s.log.DurableSerial(), Seq: s.log.Durable()}
+	t := s.log.DurableTimeline()
+	a.Epoch, a.Open, a.Fence = t.Epoch, t.Open, t.LastFence.Seq
+	a.Point, _ = t.Newest()
+	return a
 }
 
 // takeAll appends whole batches as they come, and grants their bytes again.

@@ -113,13 +113,15 @@ func syncFails(t *testing.T, lost bool) {
 	wake := make(chan struct{}, 1)
 	w := newWriter(t, spool, 1, wake)
 	a := startAgent(t, spool, wake, h.addr(), Config{}, func(s *Sender) {
-		if d, l := s.Durable(), far.get(); d.Serial > l.DurableSerial() || d.Seq > l.Durable() {
-			t.Errorf("%+v is confirmed, durable are batch %d, seq %d", d, l.DurableSerial(), l.Durable())
+		d, l := s.Durable(), far.get()
+		if tl := l.DurableTimeline(); d.Serial > l.DurableSerial() || d.Seq > l.Durable() || d.Epoch > tl.Epoch || d.Fence > tl.LastFence.Seq {
+			t.Errorf("%+v is confirmed, durable are batch %d, seq %d, %+v", d, l.DurableSerial(), l.Durable(), tl)
 		}
 	})
 	await(t, "the beginning is durable", func() bool { return a.s.Durable().Serial == spool.Serial() })
 	for range 4 {
 		bad.Store(true)
+		w.attach()
 		for range 20 {
 			w.step()
 		}
