@@ -101,6 +101,12 @@ func specOf(r groupRecord) protect.Spec {
 // replicaOf is a store with the interfaces that protect asks for.
 type replicaOf struct{ *replica.Store }
 
+// Journal implements protect.Replica.
+func (r replicaOf) Journal() protect.Journal { return protect.LocalJournal{Log: r.Store.Log()} }
+
+// SyncRoom implements protect.Replica.
+func (r replicaOf) SyncRoom(context.Context) error { return nil }
+
 // Base implements protect.Replica.
 func (r replicaOf) Base(v journal.VolumeID) (sync.Base, error) { return r.Store.Base(v) }
 

@@ -356,7 +356,7 @@ type owed struct {
 }
 
 // late tells whether something has waited longer than limit to become durable.
-func (o *owed) late(log *journal.Log, limit time.Duration) bool {
+func (o *owed) late(log Journal, limit time.Duration) bool {
 	if o.since.IsZero() || log.Durable() >= o.seq {
 		o.seq, o.since = log.Appended(), time.Now()
 	}

@@ -139,7 +139,7 @@ func (a *attachment) copyDisk(ctx context.Context, r *reader, d disk, need need)
 	}}
 	src := sync.NewSource(r.pool)
 	stream := &syncStream{stream: g.stream, volume: d.ID, epoch: a.epoch,
-		last: func() journal.Seq { return a.link.ring.State().Last }, space: g.checkSpace}
+		last: func() journal.Seq { return a.link.ring.State().Last }, room: g.syncRoom}
 	compare := need == needCompare || len(r.bitmaps) == 0 // without a bitmap nothing is known
 	if need == needFull {
 		if err := a.copyAll(ctx, src, d, opt); err != nil {

@@ -57,7 +57,7 @@ func (g *Group) durable(ctx context.Context) error {
 	for {
 		err := g.flush()
 		if err == nil {
-			return nil
+			return g.log.Settled(ctx)
 		}
 		if ctx.Err() == nil { // else somebody else speaks for the group by now
 			g.status.fail(fmt.Errorf("make the journal durable: %w", err))

@@ -273,7 +273,8 @@ func (r *testReplica) close() {
 	})
 }
 
-func (r *testReplica) Log() *journal.Log                               { return r.log }
+func (r *testReplica) Journal() Journal                                { return LocalJournal{r.log} }
+func (r *testReplica) SyncRoom(context.Context) error                  { return nil }
 func (r *testReplica) SyncProgress(id journal.VolumeID) int64          { return r.done[id] }
 func (r *testReplica) StatFS() (vfs.Space, error)                      { return vfs.OS().StatFS(r.dir) }
 func (r *testReplica) Dir() string                                     { return r.dir }

@@ -31,9 +31,33 @@ import (
 	"github.com/rephub/rephub/journal"
 )
 
-// Replica is the group's folder at the hub, as far as protection needs it.
+// Journal is what a group's life is written into: the replica's own log, or a
+// spool on its way there. Then durable is what the replica's side has confirmed;
+// the spool's disk counts for nothing. *journal.Log documents the methods.
+type Journal interface {
+	Append(journal.Batch) error
+	AppendControl(journal.Epoch, ...journal.Control) error
+	AppendSyncs(journal.Epoch, []journal.SyncWrite) error
+	Appended() journal.Seq
+	Timeline() journal.Timeline
+	Durable() journal.Seq
+	DurableTimeline() journal.Timeline
+	Sync() (journal.Seq, error)
+	Recover() error
+	// Settled returns when all that was appended before the call is durable,
+	// if a Sync made after it has succeeded.
+	Settled(ctx context.Context) error
+}
+
+// LocalJournal is a log whose own disk is what counts.
+type LocalJournal struct{ *journal.Log }
+
+// Settled implements Journal.
+func (LocalJournal) Settled(context.Context) error { return nil }
+
+// Replica is the group's data at the hub, as far as protection needs it.
 type Replica interface {
-	Log() *journal.Log
+	Journal() Journal
 	// Current is the volume as the journal has it now, to compare with. It has at
 	// least what was appended before the call. The caller closes it.
 	Current(ctx context.Context, volume journal.VolumeID) (sync.Current, error)
@@ -46,6 +70,9 @@ type Replica interface {
 	ResizeVolume(volume journal.VolumeID, size int64) error
 	// StatFS is the space on the disk that the journal is on.
 	StatFS() (vfs.Space, error)
+	// SyncRoom waits until there is room for what a sync copies, so that it takes
+	// none from the taps.
+	SyncRoom(ctx context.Context) error
 	// Dir is the group's folder.
 	Dir() string
 }
@@ -164,7 +191,7 @@ type Group struct {
 	cfg    Config
 	spec   Spec
 	tag    vm.GroupTag
-	log    *journal.Log
+	log    Journal
 	logger *slog.Logger
 
 	memo   *memo
@@ -201,7 +228,7 @@ func New(deps Deps, spec Spec, cfg Config) (*Group, error) {
 		spec.Goal = GoalProtect
 	}
 	g := &Group{
-		deps: deps, cfg: cfg, spec: spec, log: deps.Replica.Log(), tag: Tag(spec.ID),
+		deps: deps, cfg: cfg, spec: spec, log: deps.Replica.Journal(), tag: Tag(spec.ID),
 		logger: deps.Logger.With("group", spec.Name), goals: newGoals(spec.Goal),
 	}
 	g.stream = newStream(g.log)

@@ -1,6 +1,7 @@
 package protect
 
 import (
+	"context"
 	"fmt"
 	gosync "sync"
 	"time"
@@ -61,6 +62,14 @@ func (g *Group) checkSpace() error {
 		s.err = &SpaceError{Dir: g.deps.Replica.Dir(), Free: space.Free, Reserve: reserve}
 	}
 	return s.err
+}
+
+// syncRoom is nil when a sync may put something into the journal.
+func (g *Group) syncRoom(ctx context.Context) error {
+	if err := g.deps.Replica.SyncRoom(ctx); err != nil {
+		return err
+	}
+	return g.checkSpace()
 }
 
 func (g *Group) reserve(space vfs.Space) int64 {

@@ -15,7 +15,7 @@ import (
 // and what a sync found. It keeps the two in an order that is right: what a sync
 // read of a range that a tap wrote meanwhile is older, and is left out.
 type stream struct {
-	log *journal.Log
+	log Journal
 
 	// order is held from the look at the tickets to the end of the append, so
 	// that no tap write slips in between. The journal takes one batch at a time
@@ -41,7 +41,7 @@ type ticket struct {
 	written block.RangeSet // by the tap since Begin
 }
 
-func newStream(log *journal.Log) *stream {
+func newStream(log Journal) *stream {
 	return &stream{log: log, tickets: map[sync.Ticket]*ticket{}, dirty: make(chan struct{}, 1), arrived: make(chan struct{}, 1)}
 }
 
@@ -148,8 +148,8 @@ type syncStream struct {
 	*stream
 	volume journal.VolumeID
 	epoch  journal.Epoch
-	last   func() journal.Seq // newest seq that the taps were given
-	space  func() error       // an error while the journal's disk has too little left; nil: there is enough
+	last   func() journal.Seq          // newest seq that the taps were given
+	room   func(context.Context) error // waits for room in the journal; may be nil
 }
 
 var _ sync.Stream = (*syncStream)(nil)
@@ -179,8 +179,8 @@ func (s *syncStream) Commit(ctx context.Context, id sync.Ticket, r block.Range, 
 	if data != nil && int64(len(data)) != r.Len {
 		return fmt.Errorf("commit %d bytes for a range of %d", len(data), r.Len)
 	}
-	if s.space != nil {
-		if err := s.space(); err != nil {
+	if s.room != nil {
+		if err := s.room(ctx); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package protect
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"testing"
 
@@ -24,7 +25,7 @@ func write(seq journal.Seq, off int64, data []byte) []byte {
 func streamOn(t *testing.T) (*stream, testView) {
 	r := openReplica(t, vfs.OS(), t.TempDir(), Spec{ID: journal.GroupID{1}, Volumes: []Volume{{ID: 1, VM: "v", Disk: "d", Size: 1 << 20}}})
 	t.Cleanup(r.close)
-	s := newStream(r.log)
+	s := newStream(LocalJournal{r.log})
 	if err := s.control(0, journal.VolumeAdded{Volume: 1, Size: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +96,7 @@ func TestCommitEndsWithTheRing(t *testing.T) {
 func TestSyncStopsAtTheReserve(t *testing.T) {
 	s := newStream(nil) // the journal is not even asked
 	full := &SpaceError{}
-	y := &syncStream{stream: s, volume: 1, epoch: 1, last: func() journal.Seq { return 0 }, space: func() error { return full }}
+	y := &syncStream{stream: s, volume: 1, epoch: 1, last: func() journal.Seq { return 0 }, room: func(context.Context) error { return full }}
 	r := block.Range{Len: 4096}
 	ticket := y.Begin(r)
 	defer y.End(ticket)

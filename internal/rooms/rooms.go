@@ -31,7 +31,7 @@ var floors = [][]string{
 	{"internal/sync", "internal/relay"},
 	{"internal/recovery"},
 	{"internal/protect"},
-	{"internal/api", "internal/web"},
+	{"internal/api", "internal/web", "internal/host"},
 	{"internal/hub", "internal/agent"},
 	{"internal/cli"},
 	{"cmd/rephub"},

@@ -1,0 +1,221 @@
+// Package host is what a hub and the agent on a KVM host say to each other over
+// their connection, so that neither has to know the other's insides. Calls are
+// JSON (see relay); pipes are byte streams.
+package host
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rephub/rephub/internal/protect"
+	"github.com/rephub/rephub/internal/sync"
+	"github.com/rephub/rephub/journal"
+)
+
+// Calls that a hub makes.
+const (
+	CallVMs     = "vm.list"     // nothing → VMs
+	CallInspect = "vm.inspect"  // Name → api.VM, or an api error
+	CallApply   = "group.apply" // Group → nothing: do this from now on
+	CallAwait   = "group.await" // Await → nothing, when it is so
+	CallFresh   = "group.fresh" // ID → Fresh: a point with all that was written before the call is durable
+	CallKeep    = "group.keep"  // Keep → nothing: end and forget all other groups
+)
+
+// Calls that an agent makes.
+const (
+	CallHello    = "agent.hello"   // Hello → Welcome; the first one
+	CallGrant    = "epoch.grant"   // Grant → Granted
+	CallStatus   = "group.status"  // Status → nothing
+	CallProgress = "base.progress" // Progress → nothing, durable
+	CallResize   = "volume.resize" // Resize → nothing, durable
+)
+
+// Hello is what an agent says of itself.
+type Hello struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
+
+// Welcome is the hub's answer.
+type Welcome struct {
+	Hub     string `json:"hub"` // its identity
+	Version string `json:"version"`
+}
+
+// VM is a VM that an agent has found.
+type VM struct {
+	Name      string `json:"name"`
+	QMP       string `json:"qmp"`
+	NBDServer string `json:"nbd_server,omitempty"`
+	Reason    string `json:"reason,omitempty"` // why it cannot be used, if so
+}
+
+// VMs is a list.
+type VMs struct {
+	VMs []VM `json:"vms"`
+}
+
+// Name of a VM.
+type Name struct {
+	Name string `json:"name"`
+}
+
+// Group is a group as its hub wants it.
+type Group struct {
+	ID      journal.GroupID  `json:"id"`
+	Name    string           `json:"name"`
+	Goal    protect.Goal     `json:"goal"`
+	Volumes []protect.Volume `json:"volumes"`
+}
+
+// VMs are the names of the VMs that the group has volumes of, in order.
+func (g *Group) VMs() []string {
+	var names []string
+	seen := map[string]bool{}
+	for _, v := range g.Volumes {
+		if !seen[v.VM] {
+			seen[v.VM] = true
+			names = append(names, v.VM)
+		}
+	}
+	return names
+}
+
+// ID of a group.
+type ID struct {
+	ID journal.GroupID `json:"id"`
+}
+
+// Keep lists the groups that an agent has.
+type Keep struct {
+	IDs []journal.GroupID `json:"ids"`
+}
+
+// Await is a state to wait for. For protect.StateSyncing the call returns when
+// the taps are in place, or says why they are not yet (code CodeNotYet).
+type Await struct {
+	ID    journal.GroupID `json:"id"`
+	State protect.State   `json:"state"`
+}
+
+// Codes of errors that the hub tells apart.
+const (
+	CodeNotYet  = "not-yet"
+	CodeNoGroup = "no-group"
+)
+
+// Fresh is the newest seq that a point has to have.
+type Fresh struct {
+	Seq journal.Seq `json:"seq"`
+}
+
+// Grant asks for an epoch above After.
+type Grant struct {
+	Group journal.GroupID `json:"group"`
+	After journal.Epoch   `json:"after"`
+}
+
+// Granted is an epoch never granted before.
+type Granted struct {
+	Epoch journal.Epoch `json:"epoch"`
+}
+
+// Status is how a group is, seen from its host. What only the hub knows, its
+// points, is not in it.
+type Status struct {
+	ID     journal.GroupID `json:"id"`
+	State  protect.State   `json:"state"`
+	Reason string          `json:"reason,omitempty"`
+	Hint   string          `json:"hint,omitempty"`
+	Epoch  journal.Epoch   `json:"epoch"`
+	Last   journal.Seq     `json:"last"`
+	Fenced journal.Seq     `json:"fenced"`
+	// Point is the newest durable point as the agent knows it, Age how long ago
+	// it was the newest state of the group; negative without a point.
+	Point   journal.Seq    `json:"point"`
+	Age     time.Duration  `json:"age_ns"`
+	Volumes []VolumeStatus `json:"volumes"`
+	// SpoolBytes are on their way to the hub.
+	SpoolBytes int64 `json:"spool_bytes"`
+}
+
+// VolumeStatus is a volume of a group.
+type VolumeStatus struct {
+	ID    journal.VolumeID `json:"id"`
+	Node  string           `json:"node"`
+	Size  int64            `json:"size"`
+	State protect.State    `json:"state"`
+	Sync  *SyncStatus      `json:"sync,omitempty"`
+}
+
+// SyncStatus is how far a sync is.
+type SyncStatus struct {
+	Kind string `json:"kind"`
+	sync.Progress
+}
+
+// Progress of an initial sync: all below Done is in the base, and durable.
+type Progress struct {
+	Group  journal.GroupID  `json:"group"`
+	Volume journal.VolumeID `json:"volume"`
+	Done   int64            `json:"done"`
+}
+
+// Resize prepares the base for another size.
+type Resize struct {
+	Group  journal.GroupID  `json:"group"`
+	Volume journal.VolumeID `json:"volume"`
+	Size   int64            `json:"size"`
+}
+
+// PipeKind is what a pipe is for. Agents open them.
+type PipeKind string
+
+// The pipes.
+const (
+	// PipeEnd: the hub sends a JSON journal.Start, where the group's journal
+	// ends, and closes.
+	PipeEnd PipeKind = "end"
+	// PipeBase: the hub sends Progress as one line of JSON, then it is an NBD
+	// server with the volume's base image as the default export.
+	PipeBase PipeKind = "base"
+	// PipeCurrent: the hub answers sync's questions about the volume as it is.
+	PipeCurrent PipeKind = "current"
+)
+
+// Pipe names a pipe.
+type Pipe struct {
+	Kind   PipeKind
+	Group  journal.GroupID
+	Volume journal.VolumeID // 0 for PipeEnd
+}
+
+// String is the pipe's name.
+func (p Pipe) String() string {
+	return fmt.Sprintf("%s/%s/%d", p.Kind, p.Group, p.Volume)
+}
+
+// ParsePipe reads a name.
+func ParsePipe(s string) (Pipe, error) {
+	parts := strings.Split(s, "/")
+	if len(parts) != 3 {
+		return Pipe{}, fmt.Errorf("pipe %q: no kind, group and volume", s)
+	}
+	id, err := journal.ParseGroupID(parts[1])
+	if err != nil {
+		return Pipe{}, fmt.Errorf("pipe %q: %w", s, err)
+	}
+	vol, err := strconv.ParseUint(parts[2], 10, 32)
+	if err != nil {
+		return Pipe{}, fmt.Errorf("pipe %q: %w", s, err)
+	}
+	p := Pipe{Kind: PipeKind(parts[0]), Group: id, Volume: journal.VolumeID(vol)}
+	switch p.Kind {
+	case PipeEnd, PipeBase, PipeCurrent:
+		return p, nil
+	}
+	return Pipe{}, fmt.Errorf("pipe %q: of no known kind", s)
+}
