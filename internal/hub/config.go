@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/trust"
 )
 
 // Config of a hub. Zero fields are the defaults named here.
@@ -19,6 +20,10 @@ type Config struct {
 	// NBD and API are the addresses to listen on, unix:PATH or HOST:PORT;
 	// unix:DATA/nbd.sock and unix:DATA/hub.sock. The API's must be local.
 	NBD, API []string
+	// Agents is HOST:PORT to listen on for the agents of other hosts; none.
+	Agents string
+	// Trust are the clock and the lifetimes of agents' certificates.
+	Trust trust.Config
 	// Etcd are the URLs of a cluster to keep the catalog in; none: one of ours.
 	Etcd []string
 	// Exe is the program to start keeper and catalog server with; this one.
@@ -38,7 +43,7 @@ type Config struct {
 }
 
 // Ready says where a hub is served.
-type Ready struct{ NBD, API []string }
+type Ready struct{ NBD, API, Agents []string }
 
 // EnsureDefaults fills zero fields and makes Data absolute.
 func (c *Config) EnsureDefaults() error {
@@ -86,6 +91,14 @@ func (c *Config) Validate() error {
 		if _, err := api.ParseAddress(s); err != nil {
 			return fmt.Errorf("--nbd: %w", err)
 		}
+	}
+	if c.Agents != "" {
+		if _, err := api.ParseAddress(c.Agents); err != nil {
+			return fmt.Errorf("--agents: %w", err)
+		}
+	}
+	if err := c.Trust.Validate(); err != nil {
+		return err
 	}
 	// The longest name of a socket below the data directory.
 	const longest = "/keeper/control.sock"

@@ -27,6 +27,7 @@ type Hub struct {
 	mounts  *recovery.Mounts
 	tasks   *tasks
 	vms     *vm.Pool
+	agents  *agents
 	where   Ready
 
 	mu struct {
@@ -59,6 +60,9 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 	h.mounts, err = recovery.New(recovery.Config{
 		Dir: data.join("mounts"), Endpoints: where.NBD, Records: mountRecords{h.store}, Logger: cfg.Logger,
 	})
+	if err == nil {
+		h.agents, err = h.newAgents()
+	}
 	if err != nil {
 		return nil, errors.Join(err, h.store.Close())
 	}

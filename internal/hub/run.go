@@ -54,15 +54,26 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			cfg.Logger.Warn("mounts are served to the network without TLS and without a password", "nbd", s)
 		}
 	}
-	h, err := newHub(ctx, cfg, data, Ready{NBD: nbdTexts, API: apiTexts})
+	var agents []net.Listener
+	var agentTexts []string
+	if cfg.Agents != "" {
+		if agents, agentTexts, err = listenAll(ctx, []string{cfg.Agents}, 0o600); err != nil {
+			return err
+		}
+		defer closeAll(agents)
+	}
+	h, err := newHub(ctx, cfg, data, Ready{NBD: nbdTexts, API: apiTexts, Agents: agentTexts})
 	if err != nil {
 		return err
 	}
-	return h.run(ctx, apis, nbds)
+	return h.run(ctx, listeners{apis, nbds, agents})
 }
 
+// listeners are where a hub is served.
+type listeners struct{ apis, nbds, agents []net.Listener }
+
 // run brings the parts up and, when ctx ends or one of them fails, down again.
-func (h *Hub) run(ctx context.Context, apis, nbds []net.Listener) error {
+func (h *Hub) run(ctx context.Context, ls listeners) error {
 	// The catalog outlives the groups, which write to it until they end.
 	below, stopBelow := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBelow()
@@ -73,7 +84,7 @@ func (h *Hub) run(ctx context.Context, apis, nbds []net.Listener) error {
 	watching, stopWatching := context.WithCancel(below)
 	defer stopWatching()
 	floor.Go(func() error { return h.watch.Run(watching) })
-	err := h.serve(ctx, apis, nbds)
+	err := h.serve(ctx, ls)
 	h.tasks.wait()
 	stopWatching() // nothing is asked of what is being closed
 	err = errors.Join(err, h.closeAll())
@@ -82,7 +93,7 @@ func (h *Hub) run(ctx context.Context, apis, nbds []net.Listener) error {
 }
 
 // serve restores what was and serves until ctx ends; groups have ended after it.
-func (h *Hub) serve(ctx context.Context, apis, nbds []net.Listener) error {
+func (h *Hub) serve(ctx context.Context, ls listeners) error {
 	if err := h.restore(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil // asked to stop while starting
@@ -94,15 +105,16 @@ func (h *Hub) serve(ctx context.Context, apis, nbds []net.Listener) error {
 		return fmt.Errorf("make NBD server: %w", err)
 	}
 	serving, ctx := errgroup.WithContext(ctx)
-	for _, l := range nbds {
+	for _, l := range ls.nbds {
 		serving.Go(func() error { return h.ended(ctx, "NBD", server.Serve(ctx, l)) })
 	}
 	web := h.webServer()
-	for _, l := range apis {
+	for _, l := range ls.apis {
 		serving.Go(func() error { return h.ended(ctx, "API", web.Serve(l)) })
 	}
 	h.startGroups(ctx)
-	h.cfg.Logger.Info("hub is ready", "data", h.cfg.Data, "api", h.where.API, "nbd", h.where.NBD, "pid", os.Getpid())
+	serving.Go(func() error { return h.ended(ctx, "agents", h.runAgents(ctx, ls.agents)) })
+	h.cfg.Logger.Info("hub is ready", "data", h.cfg.Data, "api", h.where.API, "nbd", h.where.NBD, "agents", h.where.Agents, "pid", os.Getpid())
 	if h.cfg.Ready != nil {
 		h.cfg.Ready(h.where)
 	}

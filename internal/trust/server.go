@@ -43,7 +43,10 @@ func (a *Authority) verifyAgent(s tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	return a.Check(agent.ID)
+	if err := a.Check(agent.ID); err != nil {
+		return fmt.Errorf("%s: %w", agent.Name, err)
+	}
+	return nil
 }
 
 // PeerAgent is the verified agent at the other end of a connection that was
