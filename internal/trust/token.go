@@ -40,6 +40,9 @@ func newToken(authority Fingerprint) Token {
 	return t
 }
 
+// Authority that the token's hub has.
+func (t Token) Authority() Fingerprint { return t.authority }
+
 // Reveal is the token as it is given to a user. It is not called String so
 // that no log prints it by accident.
 func (t Token) Reveal() string {
