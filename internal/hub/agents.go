@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"sync"
 	"time"
@@ -257,12 +256,4 @@ func (h *Hub) newAgents() (*agents, error) {
 	return newAgents(agentsConfig{
 		Dir: filepath.Join(h.cfg.Data, "authority"), Store: h.store, Hooks: h.agentHooks(), Trust: h.cfg.Trust, Logger: h.cfg.Logger,
 	})
-}
-
-// runAgents serves the agents' port, if there is one.
-func (h *Hub) runAgents(ctx context.Context, ls []net.Listener) error {
-	if len(ls) == 0 {
-		return nil
-	}
-	return h.agents.run(ctx, ls[0])
 }

@@ -113,7 +113,9 @@ func (h *Hub) serve(ctx context.Context, ls listeners) error {
 		serving.Go(func() error { return h.ended(ctx, "API", web.Serve(l)) })
 	}
 	h.startGroups(ctx)
-	serving.Go(func() error { return h.ended(ctx, "agents", h.runAgents(ctx, ls.agents)) })
+	for _, l := range ls.agents {
+		serving.Go(func() error { return h.ended(ctx, "agents", h.agents.run(ctx, l)) })
+	}
 	h.cfg.Logger.Info("hub is ready", "data", h.cfg.Data, "api", h.where.API, "nbd", h.where.NBD, "agents", h.where.Agents, "pid", os.Getpid())
 	if h.cfg.Ready != nil {
 		h.cfg.Ready(h.where)
