@@ -24,9 +24,10 @@ const identityFile = "identity.json"
 var identityKind = sealed.Kind{Magic: "rephub-identity", Version: 1}
 
 type identityRecord struct {
-	Key         []byte `json:"key"`         // PKCS #8
-	Certificate []byte `json:"certificate"` // DER
-	Authority   []byte `json:"authority"`   // DER
+	Key         []byte `json:"key"`             // PKCS #8
+	Certificate []byte `json:"certificate"`     // DER
+	Authority   []byte `json:"authority"`       // DER
+	Token       string `json:"token,omitempty"` // id of the one that it was got with
 }
 
 // Identity is an agent's key and certificate, and the authority it believes.
@@ -37,6 +38,7 @@ type Identity struct {
 	cfg   Config
 	agent Agent
 	ca    *x509.Certificate
+	token string // id of the one that it was got with
 
 	renewing sync.Mutex
 	current  struct {
@@ -79,7 +81,7 @@ func newIdentity(fs vfs.FS, dir string, cfg Config, rec identityRecord) (*Identi
 	if !ca.IsCA { // a certificate in the pool of roots would vouch for itself
 		return nil, errors.New("the authority's certificate is not one of an authority")
 	}
-	id := &Identity{fs: fs, dir: dir, cfg: cfg.withDefaults(), ca: ca}
+	id := &Identity{fs: fs, dir: dir, cfg: cfg.withDefaults(), ca: ca, token: rec.Token}
 	id.current.cert, id.agent, err = id.accept(rec.Key, rec.Certificate)
 	return id, err
 }
@@ -98,7 +100,7 @@ func (id *Identity) accept(keyDER, certDER []byte) (*tls.Certificate, Agent, err
 }
 
 func (id *Identity) save(keyDER, certDER []byte) error {
-	rec := identityRecord{keyDER, certDER, id.ca.Raw}
+	rec := identityRecord{keyDER, certDER, id.ca.Raw, id.token}
 	if err := identityKind.Write(id.fs, filepath.Join(id.dir, identityFile), rec); err != nil {
 		return fmt.Errorf("store the agent's identity: %w", err)
 	}
@@ -110,6 +112,10 @@ func (id *Identity) Agent() Agent { return id.agent }
 
 // Authority names the hub's authority.
 func (id *Identity) Authority() Fingerprint { return fingerprint(id.ca) }
+
+// JoinedWith says whether this identity was got with the token: then the token
+// is of no more use.
+func (id *Identity) JoinedWith(t Token) bool { return id.token == t.ID().String() }
 
 func (id *Identity) certificate() *tls.Certificate {
 	id.current.Lock()

@@ -249,9 +249,9 @@ func TestDamagedIdentity(t *testing.T) {
 	must(t, err)
 	for _, rec := range []identityRecord{
 		{},
-		{key, other.certificate().Leaf.Raw, id.ca.Raw},
-		{key, id.certificate().Leaf.Raw, id.certificate().Leaf.Raw},
-		{key, id.ca.Raw, id.ca.Raw},
+		{Key: key, Certificate: other.certificate().Leaf.Raw, Authority: id.ca.Raw},
+		{Key: key, Certificate: id.certificate().Leaf.Raw, Authority: id.certificate().Leaf.Raw},
+		{Key: key, Certificate: id.ca.Raw, Authority: id.ca.Raw},
 	} {
 		must(t, identityKind.Write(fs, "/agent/"+identityFile, rec))
 		_, err := LoadIdentity(fs, "/agent", h.cfg)

@@ -61,7 +61,7 @@ func (j Joiner) Join(ctx context.Context, conn net.Conn) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("join the hub: %w", because(ctx, err))
 	}
-	id, err := newIdentity(j.FS, j.Dir, j.Config, identityRecord{key, cert, ca.Raw})
+	id, err := newIdentity(j.FS, j.Dir, j.Config, identityRecord{key, cert, ca.Raw, j.Token.ID().String()})
 	if err != nil {
 		return nil, fmt.Errorf("join the hub: %w: %w", ErrRequest, err)
 	}

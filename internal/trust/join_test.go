@@ -110,10 +110,16 @@ func TestHostComesBackAsTheAgentItWas(t *testing.T) {
 	was := h.agent().Agent()
 	token, _, err := h.CreateToken(testCtx(t), TokenSpec{Agent: was.ID})
 	must(t, err)
-	id, err := h.joinFrom(crashfs.New(), token)
+	fs := crashfs.New()
+	id, err := h.joinFrom(fs, token)
 	must(t, err)
 	if id.Agent() != was {
 		t.Fatalf("was %v, came back as %v", was, id.Agent())
+	}
+	again, err := LoadIdentity(fs, "/agent", h.cfg)
+	must(t, err)
+	if !again.JoinedWith(token) || again.JoinedWith(h.token()) {
+		t.Error("the identity does not know with which token it was got")
 	}
 	late, _, err := h.CreateToken(testCtx(t), TokenSpec{Agent: was.ID})
 	must(t, err)
