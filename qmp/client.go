@@ -47,6 +47,7 @@ type Client struct {
 	slots chan struct{} // one element per in-band command QEMU may hold
 	out   chan []byte   // to the writer, which alone writes to conn
 	done  chan struct{}
+	feed  *Feed
 	wg    sync.WaitGroup
 
 	mu struct {
@@ -54,7 +55,6 @@ type Client struct {
 		err     error // why done is closed
 		lastID  uint64
 		pending map[uint64]*call
-		subs    map[*Subscription]struct{}
 	}
 }
 
@@ -104,9 +104,9 @@ func NewClient(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 		slots: make(chan struct{}, maxInBand),
 		out:   make(chan []byte),
 		done:  make(chan struct{}),
+		feed:  NewFeed(),
 	}
 	c.mu.pending = make(map[uint64]*call)
-	c.mu.subs = make(map[*Subscription]struct{})
 
 	ctx, cancel := context.WithTimeout(ctx, o.HandshakeTimeout)
 	defer cancel()
@@ -195,6 +195,18 @@ func (c *Client) end(cause error) {
 	c.mu.err = cause
 	c.conn.Close()
 	close(c.done)
+}
+
+// Subscribe starts a subscription that holds up to size events (256 when size
+// is not positive) and then drops the oldest.
+func (c *Client) Subscribe(size int) *Subscription { return c.feed.Subscribe(size) }
+
+// publish is called by the reader only.
+func (c *Client) publish(e Event) {
+	if c.opts.OnEvent != nil {
+		c.opts.OnEvent(e)
+	}
+	c.feed.Publish(e)
 }
 
 // RemoteAddr is the peer's address.

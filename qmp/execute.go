@@ -127,6 +127,7 @@ func (c *Client) writeLoop() {
 
 // readLoop delivers replies and events, in the order in which they come.
 func (c *Client) readLoop(dec *decoder) {
+	defer func() { c.feed.End(c.Err()) }()
 	for {
 		m, err := dec.next()
 		if err != nil {

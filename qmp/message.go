@@ -84,6 +84,36 @@ type request struct {
 	ID        uint64          `json:"id"`
 }
 
+// EncodeCommand gives a command as QMP's JSON, without an id, for those who carry
+// commands to a QEMU by another way than a Client.
+func EncodeCommand(cmd string, args any) ([]byte, error) {
+	a, err := json.Marshal(args)
+	if err != nil {
+		return nil, fmt.Errorf("%s: encode arguments: %w", cmd, err)
+	}
+	q := struct {
+		Execute   string          `json:"execute"`
+		Arguments json.RawMessage `json:"arguments,omitempty"`
+	}{Execute: cmd}
+	if string(a) != "null" {
+		q.Arguments = a
+	}
+	return json.Marshal(q)
+}
+
+// DecodeReply decodes QEMU's reply to a command into result, unless that is nil.
+// The error is an *Error when QEMU refused.
+func DecodeReply(cmd string, reply []byte, result any) error {
+	var m message
+	if err := json.Unmarshal(reply, &m); err != nil {
+		return fmt.Errorf("%s: decode reply: %w", cmd, err)
+	}
+	if m.Return == nil && m.Error == nil {
+		return fmt.Errorf("%s: decode reply: neither a result nor an error", cmd)
+	}
+	return decodeReply(cmd, &m, result)
+}
+
 // encode gives the request as a line. Arguments that are null, a nil map for
 // one, are left out: QEMU wants an object or nothing.
 func (r request) encode(args any) ([]byte, error) {
