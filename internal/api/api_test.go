@@ -34,6 +34,13 @@ func (e *echo) AddVM(_ context.Context, s VMSpec) (VM, error) {
 }
 func (e *echo) ListVMs(context.Context) (VMs, error)       { return VMs{}, e.note("list-vms") }
 func (e *echo) RemoveVM(_ context.Context, n string) error { return e.note("remove-vm", n) }
+func (e *echo) CreateToken(_ context.Context, r TokenRequest) (Token, error) {
+	return Token{Token: "t"}, e.note("create-token", r)
+}
+func (e *echo) ListAgents(context.Context) (Agents, error) { return Agents{}, e.note("list-agents") }
+func (e *echo) RemoveAgent(_ context.Context, n string, force bool) error {
+	return e.note("remove-agent", n, force)
+}
 func (e *echo) Protect(_ context.Context, r ProtectRequest) (Task, error) {
 	return Task{ID: "t"}, e.note("protect", r)
 }
@@ -114,6 +121,10 @@ func TestOperations(t *testing.T) {
 		{"add-vm", func() error { _, err := c.AddVM(ctx, VMSpec{"n", "/q", "unix:/s"}); return err }, []any{"add-vm", VMSpec{"n", "/q", "unix:/s"}}},
 		{"list-vms", func() error { _, err := c.ListVMs(ctx); return err }, []any{"list-vms"}},
 		{"remove-vm", func() error { return c.RemoveVM(ctx, "a b/c") }, []any{"remove-vm", "a b/c"}},
+		{"create-token", func() error { _, err := c.CreateToken(ctx, TokenRequest{90.5, "a"}); return err },
+			[]any{"create-token", TokenRequest{90.5, "a"}}},
+		{"list-agents", func() error { _, err := c.ListAgents(ctx); return err }, []any{"list-agents"}},
+		{"remove-agent", func() error { return c.RemoveAgent(ctx, "a b/c", true) }, []any{"remove-agent", "a b/c", true}},
 		{"protect", func() error {
 			_, err := c.Protect(ctx, ProtectRequest{VMs: []string{"a"}, Group: "g", Volumes: []string{"v"}, HistorySeconds: 1.5})
 			return err

@@ -38,6 +38,7 @@ func NewHandler(svc Service, cfg HandlerConfig) http.Handler {
 	o := operations{svc: svc, log: cfg.Logger}
 	o.registerSystem(a)
 	o.registerVMs(a)
+	o.registerAgents(a)
 	o.registerGroups(a)
 	o.registerPoints(a)
 	o.registerMounts(a)
@@ -54,6 +55,7 @@ func OpenAPI(version string) ([]byte, error) {
 	var o operations
 	o.registerSystem(a)
 	o.registerVMs(a)
+	o.registerAgents(a)
 	o.registerGroups(a)
 	o.registerPoints(a)
 	o.registerMounts(a)

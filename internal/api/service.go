@@ -9,6 +9,7 @@ import "context"
 type Service interface {
 	System
 	VMService
+	AgentService
 	Groups
 	Points
 	Recovery

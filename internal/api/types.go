@@ -31,6 +31,7 @@ type Status struct {
 type GroupStatus struct {
 	Name   string `json:"name"`
 	ID     string `json:"id" doc:"UUID"`
+	Agent  string `json:"agent,omitempty" doc:"name of the agent that protects it; left out when the hub itself does"`
 	State  State  `json:"state" enum:"syncing,protected,degraded,paused,stopped,failed-over"`
 	Reason string `json:"reason" doc:"why the group is in this state, for people; empty when protected"`
 	Hint   string `json:"hint,omitempty" doc:"what to do about it"`
@@ -80,6 +81,7 @@ type VMSpec struct {
 // VM is a VM that was added, with what it says now.
 type VM struct {
 	VMSpec
+	Agent     string     `json:"agent,omitempty" doc:"name of the agent on whose host it runs; left out on the hub's own host"`
 	Reachable bool       `json:"reachable"`
 	Reason    string     `json:"reason,omitempty" doc:"why it cannot be reached"`
 	RunState  string     `json:"run_state,omitempty"`
@@ -234,6 +236,7 @@ type Info struct {
 	Started time.Time     `json:"started"`
 	NBD     []string      `json:"nbd" nullable:"false" doc:"where mounts are served"`
 	API     []string      `json:"api" nullable:"false"`
+	Agents  []string      `json:"agents" nullable:"false" doc:"where agents connect"`
 	Catalog CatalogStatus `json:"catalog"`
 	Keeper  KeeperStatus  `json:"keeper"`
 }

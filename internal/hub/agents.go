@@ -202,7 +202,7 @@ func (a *agents) name(ctx context.Context, id string) string {
 	defer cancel()
 	r, err := a.cfg.Store.Agent(ctx, parsed)
 	if err != nil {
-		return id
+		r.Name = id // and it is not asked for again: a status waits for nobody
 	}
 	a.called(id, r.Name)
 	return r.Name

@@ -10,18 +10,10 @@ import (
 	"time"
 
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/host"
 	"github.com/rephub/rephub/internal/relay"
 	"github.com/rephub/rephub/internal/trust"
 )
-
-// methodHello is the first call of an agent: agentHello, answered with nothing.
-const methodHello = "agent.hello"
-
-// agentHello is what an agent says of itself.
-type agentHello struct {
-	Version string `json:"version"`
-	Host    string `json:"host"` // what the host calls itself
-}
 
 // codeRefused is the code of calls that an agent had no business to make.
 const codeRefused = "refused"
@@ -43,7 +35,7 @@ type agentLink struct {
 	expires time.Time // the certificate it came with
 	mu      struct {
 		sync.Mutex
-		hello agentHello
+		hello host.Hello
 	}
 }
 
@@ -59,7 +51,7 @@ func (l *agentLink) Conn() *relay.Conn { return l.conn }
 func (l *agentLink) Done() <-chan struct{} { return l.conn.Done() }
 
 // Hello is what the agent said of itself; empty before it has.
-func (l *agentLink) Hello() agentHello {
+func (l *agentLink) Hello() host.Hello {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.mu.hello
@@ -112,7 +104,7 @@ func (a *agents) handle(ctx context.Context, t *agentTrust, l *agentLink, method
 	switch {
 	case method == trust.MethodRenew:
 		out, err = a.renew(ctx, t, l, params)
-	case method == methodHello:
+	case method == host.CallHello:
 		err = a.hello(ctx, t, l, params)
 	case a.cfg.Hooks.Handle == nil:
 		err = &relay.RemoteError{Code: "unknown", Message: "unknown call " + method}
@@ -142,7 +134,7 @@ func (a *agents) renew(ctx context.Context, t *agentTrust, l *agentLink, params 
 }
 
 func (a *agents) hello(ctx context.Context, t *agentTrust, l *agentLink, params json.RawMessage) error {
-	var m agentHello
+	var m host.Hello
 	if err := json.Unmarshal(params, &m); err != nil || len(m.Version) > 100 || len(m.Host) > 255 {
 		return refuseAgent("hello: %.100s", params)
 	}
@@ -171,7 +163,7 @@ func (a *agents) note(ctx context.Context, t *agentTrust, l *agentLink, expires 
 		if !expires.IsZero() {
 			r.CertificateExpires = expires
 		}
-		if h := l.Hello(); h != (agentHello{}) {
+		if h := l.Hello(); h != (host.Hello{}) {
 			r.Version, r.Host = h.Version, h.Host
 		}
 	}

@@ -14,7 +14,7 @@ import (
 func (h *Hub) Info(ctx context.Context) (api.Info, error) {
 	in := api.Info{
 		Version: h.cfg.Version, Data: h.cfg.Data, PID: os.Getpid(), Started: h.started,
-		NBD: h.where.NBD, API: h.where.API, Keeper: h.keeperStatus(),
+		NBD: h.where.NBD, API: h.where.API, Agents: append([]string{}, h.where.Agents...), Keeper: h.keeperStatus(),
 	}
 	in.Catalog = api.CatalogStatus{Available: true, Endpoints: h.cfg.Etcd}
 	if h.super != nil {
@@ -68,6 +68,7 @@ func (h *Hub) Status(ctx context.Context, group string) (api.Status, error) {
 func (h *Hub) told(ctx context.Context, e *entry) api.GroupStatus {
 	st := e.status()
 	h.explain(ctx, e, &st)
+	st.Agent = h.agents.name(ctx, e.record().Agent)
 	return st
 }
 
