@@ -108,7 +108,16 @@ func (r replicaOf) Journal() protect.Journal { return protect.LocalJournal{Log: 
 func (r replicaOf) SyncRoom(context.Context) error { return nil }
 
 // Base implements protect.Replica.
-func (r replicaOf) Base(v journal.VolumeID) (sync.Base, error) { return r.Store.Base(v) }
+func (r replicaOf) Base(_ context.Context, v journal.VolumeID) (protect.BaseImage, error) {
+	b, err := r.Store.Base(v)
+	return keptOpen{b}, err
+}
+
+// keptOpen is a base image that the store closes.
+type keptOpen struct{ *replica.Base }
+
+// Close implements protect.BaseImage.
+func (keptOpen) Close() error { return nil }
 
 // Current implements protect.Replica.
 func (r replicaOf) Current(_ context.Context, v journal.VolumeID) (sync.Current, error) {

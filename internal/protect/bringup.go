@@ -168,10 +168,11 @@ func (a *attachment) copyDisk(ctx context.Context, r *reader, d disk, need need)
 // bitmaps or in the journal, which overrides the base.
 func (a *attachment) copyAll(ctx context.Context, src sync.Source, d disk, opt sync.Options) error {
 	replica := a.g.deps.Replica
-	base, err := replica.Base(d.ID)
+	base, err := replica.Base(ctx, d.ID)
 	if err != nil {
 		return err
 	}
+	defer base.Close() // what counts is durable before, or not at all
 	done := func(n int64) error { return replica.SetSyncProgress(d.ID, n) }
 	from := min(replica.SyncProgress(d.ID), d.now.Size) // it may have shrunk
 	full := sync.FullOptions{Options: opt, From: from, Checkpoint: done}

@@ -30,6 +30,14 @@ func (g *goals) set(goal Goal) {
 	}
 }
 
+// SetGoal changes what the group is meant to do, and does not wait for it.
+func (g *Group) SetGoal(goal Goal) {
+	if now, _ := g.goals.get(); now != goal && goal == GoalProtect {
+		g.status.set(StateDegraded, resuming, "")
+	}
+	g.goals.set(goal)
+}
+
 // Pause takes the taps away in order and keeps the bitmaps, so that snapshots,
 // backup and resize can work on the volumes. It returns when that is done.
 func (g *Group) Pause(ctx context.Context) error {

@@ -285,7 +285,7 @@ func (r *testReplica) Current(_ context.Context, id journal.VolumeID) (sync.Curr
 	return sync.NewCurrent(r.at(id, ^journal.Seq(0))), nil
 }
 
-func (r *testReplica) Base(id journal.VolumeID) (sync.Base, error) {
+func (r *testReplica) Base(_ context.Context, id journal.VolumeID) (BaseImage, error) {
 	r.tries.Add(1)
 	if r.noBase {
 		return nil, errors.New("the base image is not to be had")
@@ -345,3 +345,6 @@ func (v testView) ReadAt(p []byte, off int64) (int, error) {
 	}
 	return len(p), nil
 }
+
+// Close implements BaseImage.
+func (testBase) Close() error { return nil }

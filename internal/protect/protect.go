@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	gosync "sync"
@@ -61,8 +62,8 @@ type Replica interface {
 	// Current is the volume as the journal has it now, to compare with. It has at
 	// least what was appended before the call. The caller closes it.
 	Current(ctx context.Context, volume journal.VolumeID) (sync.Current, error)
-	// Base is where the initial sync writes.
-	Base(volume journal.VolumeID) (sync.Base, error)
+	// Base is where the initial sync writes, until the caller closes it or ctx ends.
+	Base(ctx context.Context, volume journal.VolumeID) (BaseImage, error)
 	// SyncProgress is what SetSyncProgress made durable: all below it is in the base.
 	SyncProgress(volume journal.VolumeID) int64
 	SetSyncProgress(volume journal.VolumeID, done int64) error
@@ -75,6 +76,12 @@ type Replica interface {
 	SyncRoom(ctx context.Context) error
 	// Dir is the group's folder.
 	Dir() string
+}
+
+// BaseImage is a base image that is being written.
+type BaseImage interface {
+	sync.Base
+	io.Closer
 }
 
 // Deps are the rooms that a group works with.
