@@ -17,32 +17,26 @@ import (
 // Calls that a hub makes.
 const (
 	CallVMs     = "vm.list"     // nothing → VMs
-	CallInspect = "vm.inspect"  // Name → api.VM, or an api error
+	CallInspect = "vm.inspect"  // Name → api.VM
 	CallApply   = "group.apply" // Group → nothing: do this from now on
 	CallAwait   = "group.await" // Await → nothing, when it is so
-	CallFresh   = "group.fresh" // ID → Fresh: a point with all that was written before the call is durable
+	CallFresh   = "group.fresh" // ID → Fresh
 	CallKeep    = "group.keep"  // Keep → nothing: end and forget all other groups
 )
 
 // Calls that an agent makes.
 const (
-	CallHello    = "agent.hello"   // Hello → Welcome; the first one
+	CallHello    = "agent.hello"   // Hello → nothing; the first one
 	CallGrant    = "epoch.grant"   // Grant → Granted
-	CallStatus   = "group.status"  // Status → nothing
+	CallStatus   = "group.status"  // Statuses → nothing
 	CallProgress = "base.progress" // Progress → nothing, durable
 	CallResize   = "volume.resize" // Resize → nothing, durable
 )
 
 // Hello is what an agent says of itself.
 type Hello struct {
-	Name    string `json:"name"`
 	Version string `json:"version"`
-}
-
-// Welcome is the hub's answer.
-type Welcome struct {
-	Hub     string `json:"hub"` // its identity
-	Version string `json:"version"`
+	Host    string `json:"host"` // what the host calls itself
 }
 
 // VM is a VM that an agent has found.
@@ -68,20 +62,8 @@ type Group struct {
 	ID      journal.GroupID  `json:"id"`
 	Name    string           `json:"name"`
 	Goal    protect.Goal     `json:"goal"`
+	VMs     []VM             `json:"vms"` // where they were found when the group was made
 	Volumes []protect.Volume `json:"volumes"`
-}
-
-// VMs are the names of the VMs that the group has volumes of, in order.
-func (g *Group) VMs() []string {
-	var names []string
-	seen := map[string]bool{}
-	for _, v := range g.Volumes {
-		if !seen[v.VM] {
-			seen[v.VM] = true
-			names = append(names, v.VM)
-		}
-	}
-	return names
 }
 
 // ID of a group.
@@ -95,21 +77,17 @@ type Keep struct {
 }
 
 // Await is a state to wait for. For protect.StateSyncing the call returns when
-// the taps are in place, or says why they are not yet (code CodeNotYet).
+// the taps are in place, or says why they are not yet.
 type Await struct {
 	ID    journal.GroupID `json:"id"`
 	State protect.State   `json:"state"`
 }
 
-// Codes of errors that the hub tells apart.
-const (
-	CodeNotYet  = "not-yet"
-	CodeNoGroup = "no-group"
-)
-
-// Fresh is the newest seq that a point has to have.
+// Fresh is the newest seq that was assigned. While the group is protected a point
+// that has it comes by itself.
 type Fresh struct {
-	Seq journal.Seq `json:"seq"`
+	Seq       journal.Seq `json:"seq"`
+	Protected bool        `json:"protected"`
 }
 
 // Grant asks for an epoch above After.
@@ -138,8 +116,14 @@ type Status struct {
 	Point   journal.Seq    `json:"point"`
 	Age     time.Duration  `json:"age_ns"`
 	Volumes []VolumeStatus `json:"volumes"`
+	Stalled string         `json:"stalled,omitempty"` // why the hub takes nothing now, in its words
 	// SpoolBytes are on their way to the hub.
 	SpoolBytes int64 `json:"spool_bytes"`
+}
+
+// Statuses of some groups.
+type Statuses struct {
+	Groups []Status `json:"groups"`
 }
 
 // VolumeStatus is a volume of a group.

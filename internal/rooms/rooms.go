@@ -21,7 +21,7 @@ const Module = "github.com/rephub/rephub"
 // lower floors; rooms of one floor do not know each other.
 var floors = [][]string{
 	{"block"},
-	{"nbd", "qmp", "internal/vfs"},
+	{"nbd", "qmp", "internal/vfs", "internal/digest"},
 	{"journal/index", "internal/trust"},
 	{"journal"},
 	{"internal/catalog"},
@@ -31,7 +31,8 @@ var floors = [][]string{
 	{"internal/sync", "internal/relay"},
 	{"internal/recovery"},
 	{"internal/protect"},
-	{"internal/api", "internal/web", "internal/host"},
+	{"internal/api", "internal/web"},
+	{"internal/host"},
 	{"internal/hub", "internal/agent"},
 	{"internal/cli"},
 	{"cmd/rephub"},
