@@ -4,7 +4,18 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/keeper"
+	"github.com/rephub/rephub/internal/relay"
+	"github.com/rephub/rephub/internal/vm/discover"
 )
 
 // Config of an agent. Data is needed, and Hub unless Data has one of an earlier run.
@@ -37,12 +48,94 @@ type Config struct {
 	Ready func()
 }
 
-// Run is the agent, until ctx ends. Keeper and taps are left alone.
-func Run(ctx context.Context, cfg Config) error {
-	return run(ctx, cfg)
+// Agent is a running agent.
+type Agent struct {
+	cfg    Config
+	data   *dataDir
+	up     *uplink
+	keeper *keeper.Link
+	vms    *machines
+	groups *groups
+	budget *budget
 }
 
-func run(ctx context.Context, _ Config) error {
-	<-ctx.Done()
+const defaultSpool = 10 << 30
+
+func (c *Config) ensureDefaults() {
+	if c.SpoolSize == 0 {
+		c.SpoolSize = defaultSpool
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// minSpool is a few segments.
+const minSpool = 32 << 20
+
+func (c *Config) validate() error {
+	switch {
+	case c.SpoolSize < minSpool:
+		return api.Errorf(api.CodeInvalid, "--spool-size: %d bytes are too few", c.SpoolSize).WithHint("it is at least %d MiB", minSpool>>20)
+	case c.Hub != "":
+		if _, _, err := net.SplitHostPort(c.Hub); err != nil {
+			return api.Errorf(api.CodeInvalid, "--hub: %v", err).WithHint("write HOST:PORT")
+		}
+	}
 	return nil
+}
+
+// Run is the agent, until ctx ends. Keeper and taps are left alone.
+func Run(ctx context.Context, cfg Config) (err error) {
+	cfg.ensureDefaults()
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	watcher, err := discover.New(discover.Config{Globs: cfg.QMPGlobs, NBDServers: cfg.NBDServers})
+	if err != nil {
+		return api.Errorf(api.CodeInvalid, "%v", err)
+	}
+	data, err := openData(cfg.Data)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, data.close()) }()
+	hub, err := data.hub(cfg.Hub)
+	if err != nil {
+		return err
+	}
+	identity, err := identify(ctx, &cfg, data.join("identity"), hub)
+	if err != nil {
+		return err
+	}
+	a := &Agent{cfg: cfg, data: data, vms: newMachines(), budget: &budget{limit: cfg.SpoolSize}}
+	a.keeper = keeper.NewLink(keeper.ClientConfig{Dir: data.join("keeper"), Exe: cfg.Exe, Logger: cfg.Logger})
+	a.up = newUplink(hub, cfg.Version, identity, relay.Config{Handler: a.obey, Logger: cfg.Logger}, cfg.Logger)
+	a.groups = newGroups(ctx, a, data.join("groups"))
+	return a.run(ctx, watcher)
+}
+
+// run goes on with the groups there are and obeys the hub until ctx ends.
+func (a *Agent) run(ctx context.Context, watcher *discover.Watcher) error {
+	a.vms.set(watcher.Once())
+	if err := a.groups.restore(); err != nil {
+		return err
+	}
+	work, ctx := errgroup.WithContext(ctx)
+	work.Go(func() error {
+		if err := watcher.Run(ctx, a.vms.set); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("look for VMs: %w", err)
+		}
+		return nil
+	})
+	work.Go(func() error { a.up.run(ctx); return nil })
+	work.Go(func() error { a.report(ctx); return nil })
+	a.cfg.Logger.Info("agent is ready", "data", a.data.path, "hub", a.up.hub, "agent", a.up.identity.Agent().Name, "pid", os.Getpid())
+	if a.cfg.Ready != nil {
+		a.cfg.Ready()
+	}
+	err := work.Wait()
+	a.cfg.Logger.Info("agent is stopping; VMs and their taps are not touched")
+	a.groups.close()
+	return errors.Join(err, a.keeper.Close())
 }

@@ -1,0 +1,259 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/rephub/rephub/internal/host"
+	"github.com/rephub/rephub/internal/protect"
+	"github.com/rephub/rephub/internal/relay"
+	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/internal/vfs/sealed"
+	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/journal"
+)
+
+const (
+	specFile  = "group.json"
+	spoolDir  = "spool"
+	retryLife = time.Second // after a life of a group that could not begin
+)
+
+var specKind = sealed.Kind{Magic: "rephub-agent-group", Version: 1}
+
+// group is a consistency group on this host: what the hub wants of it, and its
+// life, which begins anew whenever its spool has to.
+type group struct {
+	a      *Agent
+	dir    string
+	logger *slog.Logger
+	stop   context.CancelFunc
+	ended  chan struct{} // closed when nothing of it runs any more
+
+	mu struct {
+		sync.Mutex
+		spec    host.Group
+		life    *protect.Group // nil while there is none
+		spool   *spool         // the life's
+		err     error          // why there is no life
+		changed chan struct{}  // closed and replaced whenever one of them changes
+	}
+}
+
+// newGroup begins to live as the spec says.
+func newGroup(ctx context.Context, a *Agent, dir string, spec host.Group) *group {
+	ctx, stop := context.WithCancel(ctx)
+	g := &group{a: a, dir: dir, logger: a.cfg.Logger.With("group", spec.Name), stop: stop, ended: make(chan struct{})}
+	g.mu.spec = spec
+	g.mu.changed = make(chan struct{})
+	g.mu.err = errors.New("the agent has just started")
+	go func() {
+		defer close(g.ended)
+		g.run(ctx)
+	}()
+	return g
+}
+
+// run lives one life after the other until ctx ends or the group is stopped.
+func (g *group) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := g.live(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil { // it was stopped in order
+			g.await(ctx, func(s *host.Group) bool { return s.Goal != protect.GoalStop })
+			continue
+		}
+		g.logger.Warn("the group's life ended", "err", err)
+		g.set(nil, nil, err)
+		sleep(ctx, retryLife)
+	}
+}
+
+// live opens the spool and protects until that is of no use any more.
+func (g *group) live(ctx context.Context) error {
+	s, err := g.openSpool(ctx)
+	if err != nil {
+		return fmt.Errorf("open the spool: %w", err)
+	}
+	life, err := g.newLife(s)
+	if err != nil {
+		return errors.Join(err, s.close())
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	g.set(life, s, nil)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := g.ship(ctx, s); err != nil {
+			cancel(err)
+		}
+	})
+	err = life.Run(ctx)
+	if err == nil && ctx.Err() == nil {
+		// It was stopped, and says so, until it is wanted again; what is in the spool goes to the hub.
+		g.await(ctx, func(s *host.Group) bool { return s.Goal != protect.GoalStop })
+	}
+	why := context.Cause(ctx)
+	cancel(nil)
+	wg.Wait()
+	g.set(nil, nil, why)
+	err = s.close()
+	if errors.Is(why, relay.ErrDiverged) || errors.Is(why, relay.ErrRefused) {
+		return errors.Join(why, err, g.setAside(s))
+	}
+	return errors.Join(why, err)
+}
+
+// newLife makes the group's protection on a spool.
+func (g *group) newLife(s *spool) (*protect.Group, error) {
+	spec := g.spec()
+	a := g.a
+	replica := &remote{id: spec.ID, dir: g.dir, fs: vfs.OS(), up: a.up, spool: s, done: map[journal.VolumeID]int64{}}
+	ps := protect.Spec{ID: spec.ID, Name: spec.Name, Goal: spec.Goal, Volumes: spec.Volumes}
+	for _, v := range spec.VMs {
+		ps.VMs = append(ps.VMs, a.vms.ref(v.Name))
+	}
+	return protect.New(protect.Deps{
+		Replica: replica, FS: vfs.OS(), Keeper: a.keeper.Get, Logger: a.cfg.Logger,
+		OpenVM: func(ctx context.Context, ref protect.VMRef) (vm.VM, error) { return a.vms.open(ctx, ref.Name) },
+		GrantEpoch: func(ctx context.Context, id journal.GroupID, after journal.Epoch) (journal.Epoch, error) {
+			var granted host.Granted
+			err := a.up.call(ctx, host.CallGrant, host.Grant{Group: id, After: after}, &granted)
+			return granted.Epoch, err
+		},
+	}, ps, protect.Config{ReaderDir: a.data.join("run")})
+}
+
+// openSpool opens the spool that is there, or makes one where the hub's journal
+// ends; for that the hub must be there.
+func (g *group) openSpool(ctx context.Context) (*spool, error) {
+	id, dir := g.spec().ID, filepath.Join(g.dir, spoolDir)
+	s, err := openSpool(vfs.OS(), dir, id, g.a.budget, g.logger)
+	switch {
+	case err == nil:
+		return s, nil
+	case errors.Is(err, journal.ErrCorrupt):
+		g.logger.Error("the spool is damaged, it is given up; what it had is found by comparing", "err", err)
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
+	end, err := g.hubEnd(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return createSpool(vfs.OS(), dir, id, end, g.a.budget, g.logger)
+}
+
+// hubEnd asks where the hub's journal ends.
+func (g *group) hubEnd(ctx context.Context, id journal.GroupID) (end journal.Start, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	conn, err := g.a.up.now()
+	if err != nil {
+		return end, fmt.Errorf("%w: %w", errAway, err)
+	}
+	p, err := conn.Pipe(ctx, host.Pipe{Kind: host.PipeEnd, Group: id}.String())
+	if err != nil {
+		return end, err
+	}
+	defer p.Close()
+	stop := context.AfterFunc(ctx, func() { _ = p.Close() })
+	defer stop()
+	if err := json.NewDecoder(p).Decode(&end); err != nil && !errors.Is(err, io.EOF) {
+		return end, fmt.Errorf("ask where the hub's journal ends: %w", err)
+	}
+	return end, err
+}
+
+// ship sends the spool over one connection after the other, until ctx ends or
+// the hub does not take it any more.
+func (g *group) ship(ctx context.Context, s *spool) error {
+	pause := minPause
+	for ctx.Err() == nil {
+		conn, err := g.a.up.wait(ctx, nil)
+		if err != nil {
+			return nil
+		}
+		began := time.Now()
+		err = s.sender.Run(ctx, conn)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, relay.ErrDiverged), errors.Is(err, relay.ErrRefused):
+			return err
+		}
+		g.logger.Info("the spool is not shipped now", "err", err)
+		if time.Since(began) > maxPause {
+			pause = minPause
+		}
+		sleep(ctx, pause)
+		pause = min(2*pause, maxPause)
+	}
+	return nil
+}
+
+// setAside puts a spool away that is not the hub's past. It is never merged.
+func (g *group) setAside(s *spool) error {
+	aside := filepath.Join(g.dir, "spool.aside")
+	if err := os.RemoveAll(aside); err != nil {
+		return err
+	}
+	g.logger.Warn("the hub does not take the spool, it is put aside and the volumes are compared", "aside", aside,
+		"unsent", int64(s.Log.Serial())-int64(s.sender.Durable().Serial))
+	return os.Rename(s.dir, aside)
+}
+
+func (g *group) spec() host.Group {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.mu.spec
+}
+
+func (g *group) set(life *protect.Group, s *spool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.life, g.mu.spool, g.mu.err = life, s, err
+	g.changedLocked()
+}
+
+func (g *group) changedLocked() {
+	close(g.mu.changed)
+	g.mu.changed = make(chan struct{})
+}
+
+// now is the present life, or why there is none.
+func (g *group) now() (*protect.Group, *spool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.mu.life, g.mu.spool, g.mu.err
+}
+
+// await returns when the spec is as asked, or ctx ends.
+func (g *group) await(ctx context.Context, ok func(*host.Group) bool) {
+	for {
+		g.mu.Lock()
+		good, changed := ok(&g.mu.spec), g.mu.changed
+		g.mu.Unlock()
+		if good {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,215 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/host"
+	"github.com/rephub/rephub/internal/protect"
+	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/internal/vfs/sealed"
+	"github.com/rephub/rephub/journal"
+)
+
+// groups are the groups of this host. What the hub wants of them is kept, so
+// that an agent that starts while the hub is away goes on.
+type groups struct {
+	a   *Agent
+	dir string
+	ctx func() context.Context // of what the groups do; the agent's
+	wg  sync.WaitGroup         // of groups that are being dropped
+
+	mu struct {
+		sync.Mutex
+		byID map[journal.GroupID]*group
+	}
+}
+
+// specRecord is a group's file.
+type specRecord struct {
+	host.Group
+	Dropped bool `json:"dropped,omitempty"` // the hub does not know it any more
+}
+
+func newGroups(ctx context.Context, a *Agent, dir string) *groups {
+	gs := &groups{a: a, dir: dir, ctx: func() context.Context { return ctx }}
+	gs.mu.byID = map[journal.GroupID]*group{}
+	return gs
+}
+
+// restore goes on with the groups of an earlier run.
+func (gs *groups) restore() error {
+	entries, err := os.ReadDir(gs.dir)
+	if err != nil {
+		return fmt.Errorf("list groups: %w", err)
+	}
+	for _, e := range entries {
+		dir := filepath.Join(gs.dir, e.Name())
+		var r specRecord
+		err := specKind.Read(vfs.OS(), filepath.Join(dir, specFile), &r)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			// It was being made, or removed.
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+		case err != nil && errors.Is(err, sealed.ErrCorrupt):
+			gs.a.cfg.Logger.Error("what is known of a group is damaged; the hub tells it again", "dir", dir, "err", err)
+		case err != nil:
+			return err
+		default:
+			gs.begin(r.Group)
+			if r.Dropped {
+				gs.drop(r.Group)
+			}
+		}
+	}
+	return nil
+}
+
+// begin lets a group live.
+func (gs *groups) begin(spec host.Group) *group {
+	gs.a.vms.remember(spec.VMs)
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g := newGroup(gs.ctx(), gs.a, gs.path(spec.ID), spec)
+	gs.mu.byID[spec.ID] = g
+	return g
+}
+
+func (gs *groups) path(id journal.GroupID) string { return filepath.Join(gs.dir, id.String()) }
+
+// write makes a group's file durable.
+func (gs *groups) write(r specRecord) error {
+	dir := gs.path(r.ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the group's folder: %w", err)
+	}
+	if err := specKind.Write(vfs.OS(), filepath.Join(dir, specFile), r); err != nil {
+		return fmt.Errorf("note the group: %w", err)
+	}
+	return nil
+}
+
+func (gs *groups) find(id journal.GroupID) (*group, error) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g, ok := gs.mu.byID[id]
+	if !ok {
+		return nil, api.Errorf(api.CodeNotFound, "this host has no group %s", id)
+	}
+	return g, nil
+}
+
+func (gs *groups) all() []*group {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	out := make([]*group, 0, len(gs.mu.byID))
+	for _, g := range gs.mu.byID {
+		out = append(out, g)
+	}
+	return out
+}
+
+// apply makes a group do what the hub wants, and notes that durably.
+func (gs *groups) apply(spec host.Group) error {
+	if len(spec.Volumes) == 0 {
+		return api.Errorf(api.CodeInvalid, "group %s has no volumes", spec.Name)
+	}
+	if err := gs.write(specRecord{Group: spec}); err != nil {
+		return err
+	}
+	g, err := gs.find(spec.ID)
+	if err != nil {
+		gs.begin(spec)
+		return nil
+	}
+	gs.a.vms.remember(spec.VMs)
+	g.apply(spec)
+	return nil
+}
+
+// keep ends and forgets all groups but those.
+func (gs *groups) keep(ids []journal.GroupID) error {
+	for _, g := range gs.all() {
+		spec := g.spec()
+		if slices.Contains(ids, spec.ID) {
+			continue
+		}
+		gs.a.cfg.Logger.Info("the hub does not have the group any more, its taps are taken away", "group", spec.Name)
+		spec.Goal = protect.GoalStop
+		if err := gs.write(specRecord{Group: spec, Dropped: true}); err != nil {
+			return err
+		}
+		gs.drop(spec)
+	}
+	return nil
+}
+
+// drop removes a group once its taps are away.
+func (gs *groups) drop(spec host.Group) {
+	g, err := gs.find(spec.ID)
+	if err != nil {
+		return
+	}
+	spec.Goal = protect.GoalStop
+	g.apply(spec)
+	gs.wg.Go(func() {
+		ctx := gs.ctx()
+		if err := g.wait(ctx, protect.StateStopped); err != nil {
+			return // the agent ends, and goes on with it at the next start
+		}
+		gs.mu.Lock()
+		wanted := g.spec().Goal != protect.GoalStop || gs.mu.byID[spec.ID] != g // again meanwhile
+		if !wanted {
+			delete(gs.mu.byID, spec.ID)
+		}
+		gs.mu.Unlock()
+		if wanted {
+			return
+		}
+		g.stop()
+		<-g.ended
+		if err := os.RemoveAll(g.dir); err != nil {
+			gs.a.cfg.Logger.Warn("remove a group's folder", "dir", g.dir, "err", err)
+		}
+	})
+}
+
+// await returns when a group is in a state.
+func (gs *groups) await(ctx context.Context, w host.Await) error {
+	g, err := gs.find(w.ID)
+	if err != nil {
+		return err
+	}
+	return g.wait(ctx, w.State)
+}
+
+// fresh is the newest seq that was assigned, for a group that is alive.
+func (gs *groups) fresh(id journal.GroupID) (host.Fresh, error) {
+	g, err := gs.find(id)
+	if err != nil {
+		return host.Fresh{}, err
+	}
+	life, _, err := g.now()
+	if life == nil {
+		return host.Fresh{}, api.Errorf(api.CodeUnavailable, "%v", err)
+	}
+	st := life.Status()
+	return host.Fresh{Seq: st.Last, Protected: st.State == protect.StateProtected}, nil
+}
+
+// close waits for everything; taps stay.
+func (gs *groups) close() {
+	for _, g := range gs.all() {
+		g.stop()
+		<-g.ended
+	}
+	gs.wg.Wait()
+}

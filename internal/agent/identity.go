@@ -1,0 +1,57 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/trust"
+	"github.com/rephub/rephub/internal/vfs"
+)
+
+// identify loads the agent's identity, or joins with the token given. An agent
+// that has an identity joins again only if its own is of no use any more, or of
+// another hub.
+func identify(ctx context.Context, cfg *Config, dir, hub string) (*trust.Identity, error) {
+	id, err := trust.LoadIdentity(vfs.OS(), dir, trust.Config{})
+	if cfg.Join == "" {
+		if errors.Is(err, trust.ErrNoIdentity) {
+			return nil, api.Errorf(api.CodeInvalid, "this host has not joined a hub").
+				WithHint("make a token on the hub: rephub token create; then start the agent with --join TOKEN")
+		}
+		return id, err
+	}
+	token, terr := trust.ParseToken(cfg.Join)
+	if terr != nil {
+		if err == nil {
+			cfg.Logger.Warn("the join token is not needed and not a whole one", "err", terr)
+			return id, nil
+		}
+		return nil, api.Errorf(api.CodeInvalid, "--join: %v", terr).WithHint("copy the whole word that rephub token create printed")
+	}
+	if err == nil && id.Authority() == token.Authority() && id.Check() == nil {
+		cfg.Logger.Info("this host has joined already, the token is not used", "agent", id.Agent().Name)
+		return id, nil
+	}
+	name := cfg.Name
+	if name == "" {
+		if name, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("find a name for this host: %w", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*dialPatience)
+	defer cancel()
+	nc, err := (&net.Dialer{}).DialContext(ctx, "tcp", hub)
+	if err != nil {
+		return nil, api.Errorf(api.CodeUnavailable, "join: %v", err).WithHint("is the hub up, with --agents, and is this its address? it was %s", hub)
+	}
+	id, err = trust.Joiner{FS: vfs.OS(), Dir: dir, Token: token, Name: name}.Join(ctx, nc)
+	if err != nil {
+		return nil, fmt.Errorf("join the hub at %s: %w", hub, err)
+	}
+	cfg.Logger.Info("joined the hub", "hub", hub, "agent", id.Agent().Name, "id", id.Agent().ID)
+	return id, nil
+}

@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/host"
+	"github.com/rephub/rephub/internal/protect"
+	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/internal/vm/discover"
+	"github.com/rephub/rephub/internal/vm/qemu"
+)
+
+// vmPatience bounds how long a VM may take to tell about itself.
+const vmPatience = 5 * time.Second
+
+// machines are the VMs of this host, as they were found last.
+type machines struct {
+	pool *vm.Pool
+
+	mu    sync.Mutex
+	found []discover.Found
+	known map[string]host.VM // those that groups have, where they once were
+}
+
+func newMachines() *machines {
+	return &machines{pool: vm.NewPool(openMonitor), known: map[string]host.VM{}}
+}
+
+func openMonitor(ctx context.Context, address string) (vm.VM, error) {
+	m, err := qemu.Open(ctx, address, qemu.Config{})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// set takes what was found.
+func (m *machines) set(found []discover.Found) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.found = found
+}
+
+// remember keeps where a group's VMs are, also when they are not found any more.
+func (m *machines) remember(vms []host.VM) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range vms {
+		m.known[v.Name] = v
+	}
+}
+
+// list is for the hub.
+func (m *machines) list() []host.VM {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]host.VM, len(m.found))
+	for i, f := range m.found {
+		out[i] = host.VM{Name: f.Name, QMP: f.QMP, NBDServer: f.NBDServer, Reason: f.Reason}
+	}
+	return out
+}
+
+// find says where a VM is, or was when its group was made.
+func (m *machines) find(name string) (host.VM, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := slices.IndexFunc(m.found, func(f discover.Found) bool { return f.Name == name && f.Reason == "" })
+	if i >= 0 {
+		f := m.found[i]
+		return host.VM{Name: f.Name, QMP: f.QMP, NBDServer: f.NBDServer}, true
+	}
+	v, ok := m.known[name]
+	return v, ok
+}
+
+// ref is how protect refers to a VM; where it is, is asked at every open.
+func (m *machines) ref(name string) protect.VMRef {
+	v, _ := m.find(name)
+	return protect.VMRef{Name: name, QMP: v.QMP, NBDServer: v.NBDServer}
+}
+
+// open gives a share of the connection to a VM's monitor.
+func (m *machines) open(ctx context.Context, name string) (vm.VM, error) {
+	v, ok := m.find(name)
+	if !ok {
+		return nil, vm.WithHint(fmt.Errorf("no VM %s is found on this host", name), "rephub vm list shows those that are; see the agent's --qmp-glob and --libvirt")
+	}
+	return m.pool.Get(ctx, v.QMP)
+}
+
+// inspect asks a VM about itself.
+func (m *machines) inspect(ctx context.Context, name string) (api.VM, error) {
+	v, ok := m.find(name)
+	out := api.VM{VMSpec: api.VMSpec{Name: name, QMP: v.QMP, NBDServer: v.NBDServer}, Volumes: []api.VMVolume{}}
+	if !ok {
+		return out, api.Errorf(api.CodeNotFound, "no VM %s is found on this host", name).WithHint("rephub vm list shows those that are")
+	}
+	ctx, cancel := context.WithTimeout(ctx, vmPatience)
+	defer cancel()
+	c, err := m.pool.Get(ctx, v.QMP)
+	if err != nil {
+		return out, host.VMError(name, v.QMP, err)
+	}
+	defer c.Close()
+	return out, host.Inspect(ctx, c, &out)
+}
