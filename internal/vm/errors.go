@@ -9,6 +9,9 @@ import (
 var (
 	// ErrGone: the instance ended, or its monitor closed the connection.
 	ErrGone = errors.New("the VM's monitor is gone")
+	// ErrLost: the way to the VM's monitor is lost and nobody knows whether the
+	// VM runs; another try may reach the same instance.
+	ErrLost = errors.New("the way to the VM's monitor is lost")
 	// ErrRefused: the hypervisor is known to crash or to lose writes if we
 	// went on; the hint says what to change.
 	ErrRefused = errors.New("refused for this hypervisor")

@@ -21,6 +21,10 @@ const (
 	EventTapEnded EventKind = "tap-ended"
 	// EventDevices: devices, exports or jobs of others came or went; call CheckBypass and Volumes.
 	EventDevices EventKind = "devices"
+	// EventMigration: the VM is about to go to another host, or is not after all;
+	// State says which. It comes with libvirt, and with QEMU where somebody has
+	// switched migration events on; else only EventStop and CheckFence tell.
+	EventMigration EventKind = "migration"
 )
 
 // Event is something that happened to an instance.
@@ -29,6 +33,7 @@ type Event struct {
 	Time    time.Time // the hypervisor's clock
 	Tap     string    // Tap.Job, for the tap kinds
 	Device  string    // device id or path, for EventDevices
+	State   string    // the hypervisor's word, for EventMigration: setup, active, …, completed, failed, cancelled
 	Failure string    // for people, when something failed
 	// Lost counts the events dropped just before this one because the
 	// subscriber was slow: when it is not zero, ask for everything again.
@@ -36,7 +41,7 @@ type Event struct {
 }
 
 // Events is a subscription. Next waits for the next event; it returns an
-// error that is ErrGone after the last event of a lost instance, and ctx's
+// error that is Machine.Err's after the last event of an instance, and ctx's
 // error when ctx ends first.
 type Events interface {
 	Next(ctx context.Context) (Event, error)

@@ -29,6 +29,10 @@ const (
 	KindTap    Kind = 't'
 	KindBitmap Kind = 'b'
 	KindExport Kind = 'x'
+	// KindMarker is a job that does nothing but be reported.
+	KindMarker Kind = 'm'
+	// KindInstance is an object that tells one instance of a VM from the next.
+	KindInstance Kind = 'i'
 )
 
 // GroupTag is a group's mark in the names we give inside a VM: at most 8

@@ -47,8 +47,9 @@ const (
 
 // Volume is a writable disk of a VM.
 type Volume struct {
-	// Name is for people and for catalog look-ups: the node name when it was
-	// given by a person, else the drive's or the device's id.
+	// Name is for people and for catalog look-ups: the target (vda) with
+	// libvirt, else the node name when it was given by a person, else the drive's
+	// or the device's id.
 	Name string
 	// Node is the name to use with all other calls on this instance.
 	Node string
@@ -118,7 +119,7 @@ type Attach struct {
 // AttachVolume is one tap to make.
 type AttachVolume struct {
 	Node   string // Volume.Node
-	Socket string // unix path the tap server listens on
+	Socket string // where the tap server listens: a unix path, or tcp:HOST:PORT
 	Export string // export name, good for one connection
 	// ID makes the names of this tap; at most 12 of a-z and 0-9. Empty: a
 	// random one.

@@ -32,7 +32,7 @@ type Machine interface {
 	Subscribe() Events
 	// Done is closed when the instance can no longer be talked to.
 	Done() <-chan struct{}
-	// Err is nil until Done is closed, then an error that is ErrGone.
+	// Err is nil until Done is closed, then an error that is ErrGone or ErrLost.
 	Err() error
 	// Close ends the conversation and leaves the VM as it is, taps included.
 	// It may be called twice.

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
 	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/qmp"
 )
 
 // mirrorGranularity in bytes: with write-blocking, guest writes within one
@@ -37,7 +39,11 @@ func (v *VM) Attach(ctx context.Context, a vm.Attach) ([]vm.Tap, error) {
 		return nil, fmt.Errorf("attach: %w", err)
 	}
 	for _, s := range plan.sockets() {
-		if err := probe(ctx, "unix", s); err != nil {
+		network, address, err := qmp.ParseAddress(s)
+		if err != nil {
+			return nil, fmt.Errorf("attach: %w", err)
+		}
+		if err := probe(ctx, network, address); err != nil {
 			return nil, fmt.Errorf("attach: probe the tap server: %w", err)
 		}
 	}
@@ -175,10 +181,14 @@ func (v *VM) carryOut(ctx context.Context, p *attachPlan) error {
 }
 
 func (v *VM) addTapNode(ctx context.Context, t vm.Tap, w vm.AttachVolume) error {
+	server, err := serverOf(w.Socket)
+	if err != nil {
+		return err
+	}
 	a := args{
 		"driver":          "nbd",
 		"node-name":       t.Node,
-		"server":          args{"type": "unix", "path": w.Socket},
+		"server":          server,
 		"export":          w.Export,
 		"reconnect-delay": 0,
 	}
@@ -186,6 +196,19 @@ func (v *VM) addTapNode(ctx context.Context, t vm.Tap, w vm.AttachVolume) error 
 		a["open-timeout"] = openTimeout
 	}
 	return v.do(ctx, "blockdev-add", a, nil)
+}
+
+// serverOf is a tap server's address in QEMU's words.
+func serverOf(socket string) (args, error) {
+	network, address, err := qmp.ParseAddress(socket) // the same two forms
+	if err != nil {
+		return nil, err
+	}
+	if network == "unix" {
+		return args{"type": "unix", "path": address}, nil
+	}
+	host, port, err := net.SplitHostPort(address)
+	return args{"type": "inet", "host": host, "port": port}, err
 }
 
 func (v *VM) startMirror(ctx context.Context, t vm.Tap) error {
@@ -244,7 +267,7 @@ const pollInterval = 100 * time.Millisecond
 // poll calls check at once, after every event and now and then, until it is
 // done or fails.
 func (v *VM) poll(ctx context.Context, check func() (bool, error)) error {
-	events := v.client.Subscribe(1)
+	events := v.mon.Subscribe(1)
 	defer events.Close()
 	for {
 		done, err := check()

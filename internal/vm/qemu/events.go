@@ -17,7 +17,7 @@ type jobEvent struct {
 	Operation string `json:"operation"`
 }
 
-// record is qmp.Options.OnEvent.
+// record takes an event over, see Dial.
 func (v *VM) record(e qmp.Event) {
 	v.jobs.record(e)
 	v.strangers.record(e)
@@ -80,15 +80,20 @@ func isOurs(name string, k vm.Kind) bool {
 	return ok && kind == k
 }
 
+// DeviceAdded is an event that QEMU lacks: a Monitor that knows may tell, with the
+// same data as DEVICE_DELETED.
+const DeviceAdded = "DEVICE_ADDED"
+
 // subscription is vm.Events over the events of QMP.
 type subscription struct {
 	sub *qmp.Subscription
+	mon Monitor
 	// skipped counts events lost before one that is of no interest.
 	skipped uint64
 }
 
 // Subscribe implements vm.Machine. One goroutine may call Next at a time.
-func (v *VM) Subscribe() vm.Events { return &subscription{sub: v.client.Subscribe(0)} }
+func (v *VM) Subscribe() vm.Events { return &subscription{sub: v.mon.Subscribe(0), mon: v.mon} }
 
 func (s *subscription) Close() { s.sub.Close() }
 
@@ -98,6 +103,9 @@ func (s *subscription) Next(ctx context.Context) (vm.Event, error) {
 		if err != nil {
 			if ctx.Err() != nil {
 				return vm.Event{}, err
+			}
+			if lost := s.mon.Err(); lost != nil {
+				return vm.Event{}, lost
 			}
 			return vm.Event{}, fmt.Errorf("%w: %w", vm.ErrGone, err)
 		}
@@ -122,7 +130,7 @@ func translate(e qmp.Event) (vm.Event, bool) {
 		out.Kind = vm.EventResume
 	case "BLOCK_JOB_ERROR", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED":
 		return translateJob(e, out)
-	case "DEVICE_DELETED", "DEVICE_TRAY_MOVED", "BLOCK_EXPORT_DELETED":
+	case "DEVICE_DELETED", DeviceAdded, "DEVICE_TRAY_MOVED", "BLOCK_EXPORT_DELETED":
 		var d struct{ Device, Path, ID string }
 		if json.Unmarshal(e.Data, &d) != nil || isOurs(d.ID, vm.KindExport) {
 			return out, false
@@ -131,9 +139,15 @@ func translate(e qmp.Event) (vm.Event, bool) {
 		if out.Device = d.Device + d.ID; out.Device == "" {
 			out.Device = d.Path
 		}
+	case "MIGRATION":
+		var d struct{ Status string }
+		if json.Unmarshal(e.Data, &d) != nil {
+			return out, false
+		}
+		out.Kind, out.State = vm.EventMigration, d.Status
 	case "JOB_STATUS_CHANGE":
 		var d struct{ ID, Status string }
-		if json.Unmarshal(e.Data, &d) != nil || isOurs(d.ID, vm.KindJob) || d.Status != "created" && d.Status != "concluded" {
+		if json.Unmarshal(e.Data, &d) != nil || isOurs(d.ID, vm.KindJob) || isOurs(d.ID, vm.KindMarker) || d.Status != "created" && d.Status != "concluded" {
 			return out, false
 		}
 		out.Kind, out.Device = vm.EventDevices, d.ID

@@ -23,6 +23,9 @@ func (v *VM) CheckFence(ctx context.Context, taps []vm.Tap) (vm.RunState, error)
 	if err != nil {
 		return "", err
 	}
+	if err := v.mon.Settle(ctx); err != nil {
+		return "", err
+	}
 	// By now everything that QEMU reported before it answered is recorded.
 	for _, t := range taps {
 		if err := v.whole(t, jobs); err != nil {
@@ -70,6 +73,9 @@ func (v *VM) CheckBypass(ctx context.Context, taps []vm.Tap) (err error) {
 		return err
 	}
 	if err := v.checkGraph(ctx, taps); err != nil {
+		return err
+	}
+	if err := v.mon.Settle(ctx); err != nil {
 		return err
 	}
 	return v.Around()

@@ -39,12 +39,17 @@ func pretend(t *testing.T, version string) string {
 		lines := bufio.NewScanner(conn)
 		for lines.Scan() {
 			var q struct {
-				ID json.RawMessage `json:"id"`
+				ID      json.RawMessage `json:"id"`
+				Execute string          `json:"execute"`
 			}
 			if json.Unmarshal(lines.Bytes(), &q) != nil {
 				return
 			}
-			fmt.Fprintf(conn, `{"return":{},"id":%s}`, q.ID)
+			result := "{}"
+			if q.Execute == "query-version" {
+				result = fmt.Sprintf(`{"qemu":{"major":%d,"minor":%d,"micro":%d},"package":""}`, n[0], n[1], n[2])
+			}
+			fmt.Fprintf(conn, `{"return":%s,"id":%s}`, result, q.ID)
 		}
 	}()
 	t.Cleanup(func() {

@@ -77,7 +77,7 @@ func leaver(e qmp.Event) (who string, last bool) {
 		return aDevice + d.Path, true
 	}
 	over := d.Status == "aborting" || d.Status == "concluded" || d.Status == "null"
-	if !over || isOurs(d.ID, vm.KindJob) {
+	if !over || isOurs(d.ID, vm.KindJob) || isOurs(d.ID, vm.KindMarker) {
 		return "", false
 	}
 	return aJob + d.ID, d.Status == "null"

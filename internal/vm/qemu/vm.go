@@ -9,10 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/rephub/rephub/internal/vm"
@@ -39,11 +37,11 @@ func (c *Config) ensureDefaults() {
 	}
 }
 
-// VM is a QEMU that a monitor socket leads to.
+// VM is a QEMU that a monitor leads to.
 type VM struct {
 	addr      string
 	cfg       Config
-	client    *qmp.Client
+	mon       Monitor
 	id        vm.Identity
 	traits    traits
 	jobs      *jobLog
@@ -58,43 +56,45 @@ type VM struct {
 
 var _ vm.VM = (*VM)(nil)
 
-// Open connects to a monitor, "unix:PATH" or "tcp:HOST:PORT". A VM that an
+// Open connects to a QMP socket, "unix:PATH" or "tcp:HOST:PORT". A VM that an
 // earlier attach of ours left paused goes on.
 func Open(ctx context.Context, addr string, cfg Config) (*VM, error) {
+	return New(ctx, addr, cfg, func(ctx context.Context, record func(qmp.Event)) (Monitor, error) {
+		return dialSocket(ctx, addr, cfg, record)
+	})
+}
+
+// Dial makes a Monitor that calls record for every event, one at a time, before
+// Execute or Settle tells what QEMU did later. record does not block.
+type Dial func(ctx context.Context, record func(qmp.Event)) (Monitor, error)
+
+// New is Open by any way to a monitor; addr tells it from other VMs' monitors.
+func New(ctx context.Context, addr string, cfg Config, dial Dial) (*VM, error) {
 	cfg.ensureDefaults()
-	network, address, err := qmp.ParseAddress(addr)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) {
-		return nil, fmt.Errorf("%w: connect to %s: %w", vm.ErrGone, addr, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("connect to the monitor: %w", err)
-	}
 	v := &VM{addr: addr, cfg: cfg, jobs: newJobLog(), strangers: newStrangers(), attaching: make(chan struct{}, 1)}
-	v.client, err = qmp.NewClient(ctx, conn, qmp.Options{HandshakeTimeout: cfg.HandshakeTimeout, OnEvent: v.record})
-	if errors.Is(err, qmp.ErrNoGreeting) {
-		err = vm.WithHint(err, "QEMU serves one client per monitor: give rephub a -qmp socket of its own")
+	var err error
+	if v.mon, err = dial(ctx, v.record); err != nil {
+		return nil, fmt.Errorf("open monitor %s: %w", addr, err)
+	}
+	if err = v.identify(ctx); err == nil {
+		err = v.endForgottenPause(ctx)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open monitor %s: %w", addr, err)
-	}
-	if err := v.identify(ctx, conn); err != nil {
-		v.Close()
-		return nil, fmt.Errorf("open monitor %s: %w", addr, err)
-	}
-	if err := v.endForgottenPause(ctx); err != nil {
 		v.Close()
 		return nil, fmt.Errorf("open monitor %s: %w", addr, err)
 	}
 	return v, nil
 }
 
-func (v *VM) identify(ctx context.Context, conn net.Conn) error {
-	g := v.client.Greeting().Version
-	v.id.Version = vm.Version{Major: g.Major, Minor: g.Minor, Micro: g.Micro, Package: g.Package}
+func (v *VM) identify(ctx context.Context) error {
+	var version struct {
+		QEMU    struct{ Major, Minor, Micro int }
+		Package string
+	}
+	if err := v.do(ctx, "query-version", nil, &version); err != nil {
+		return err
+	}
+	v.id.Version = vm.Version{Major: version.QEMU.Major, Minor: version.QEMU.Minor, Micro: version.QEMU.Micro, Package: version.Package}
 	var err error
 	if v.traits, err = traitsOf(v.id.Version); err != nil {
 		return err
@@ -115,8 +115,8 @@ func (v *VM) identify(ctx context.Context, conn net.Conn) error {
 		return err
 	}
 	v.id.Name = name.Name
-	v.id.Instance = instanceOf(conn)
-	return nil
+	v.id.Instance, err = v.mon.Instance(ctx)
+	return err
 }
 
 // Identity implements vm.Machine.
@@ -132,29 +132,20 @@ func (v *VM) RunState(ctx context.Context) (vm.RunState, error) {
 }
 
 // Done implements vm.Machine.
-func (v *VM) Done() <-chan struct{} { return v.client.Done() }
+func (v *VM) Done() <-chan struct{} { return v.mon.Done() }
 
 // Err implements vm.Machine.
-func (v *VM) Err() error {
-	if err := v.client.Err(); err != nil {
-		return fmt.Errorf("%w: %w", vm.ErrGone, err)
-	}
-	return nil
-}
+func (v *VM) Err() error { return v.mon.Err() }
 
 // Close implements vm.Machine.
-func (v *VM) Close() error { return v.client.Close() }
+func (v *VM) Close() error { return v.mon.Close() }
 
 // args of a command.
 type args map[string]any
 
-// do runs a command, telling a lost connection in the words of package vm.
+// do runs a command.
 func (v *VM) do(ctx context.Context, cmd string, a args, result any) error {
-	err := v.client.Execute(ctx, cmd, a, result)
-	if errors.Is(err, qmp.ErrConnectionLost) || errors.Is(err, qmp.ErrClosed) {
-		return fmt.Errorf("%w: %w", vm.ErrGone, err)
-	}
-	return err
+	return v.mon.Execute(ctx, cmd, a, result)
 }
 
 // qemuSays tells whether err is QEMU's own refusal with these words in it.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -60,6 +61,10 @@ func (v *VM) Volumes(ctx context.Context) ([]vm.Volume, error) {
 	if err != nil {
 		return nil, err
 	}
+	names, err := v.mon.DiskNames(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var out []vm.Volume
 	devices := false
 	for _, b := range blocks {
@@ -75,7 +80,7 @@ func (v *VM) Volumes(ctx context.Context) ([]vm.Volume, error) {
 			continue
 		}
 		vol.Device = b.QDev
-		vol.Name = cmp.Or(vol.Name, b.Drive, deviceName(b.QDev))
+		vol.Name = cmp.Or(names[deviceName(b.QDev)], vol.Name, b.Drive, deviceName(b.QDev))
 		if vol.IOThread, err = v.iothread(ctx, b.QDev); err != nil {
 			return nil, err
 		}
@@ -113,11 +118,15 @@ func (g *graph) volume(node string, nodes map[string]namedNode) (vm.Volume, bool
 		PersistentBitmaps: n.Driver == "qcow2",
 		Tapped:            g.tapped(id),
 	}
-	if !strings.HasPrefix(n.Node, "#") {
+	if !strings.HasPrefix(n.Node, "#") && !libvirtNode.MatchString(n.Node) {
 		vol.Name = n.Node
 	}
 	return vol, true
 }
+
+// libvirtNode is how libvirt calls nodes: it counts, and not the same way at the
+// next start.
+var libvirtNode = regexp.MustCompile(`^libvirt-[0-9]+-[a-z]+$`)
 
 func (g *graph) tapped(id uint64) bool {
 	return slices.ContainsFunc(g.edges, func(e graphEdge) bool {

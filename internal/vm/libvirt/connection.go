@@ -1,0 +1,125 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+
+	golibvirt "github.com/digitalocean/go-libvirt"
+
+	"github.com/rephub/rephub/internal/vm"
+)
+
+// connection is one to a daemon. The library's calls know no context, so they run
+// in goroutines of their own, one after the other: a call whose caller has given up
+// is still done before the next, and there is never more than one left over.
+type connection struct {
+	lib  *golibvirt.Libvirt
+	wire *wire
+	turn chan struct{} // holds one element while a call is under way
+}
+
+// wire tells when reading from the daemon has failed.
+type wire struct {
+	net.Conn
+	once sync.Once
+	lost chan struct{}
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if err != nil {
+		w.once.Do(func() { close(w.lost) })
+	}
+	return n, err
+}
+
+// Dial implements the library's socket.Dialer.
+func (w *wire) Dial() (net.Conn, error) { return w, nil }
+
+// connect reaches the daemon; ctx bounds that only. The error is vm.ErrLost when
+// it does not answer as a daemon would.
+func connect(ctx context.Context, uri string) (*connection, error) {
+	e, err := parseURI(uri, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := e.dial(ctx)
+	if err != nil {
+		return nil, vm.WithHint(fmt.Errorf("%w: connect to libvirt: %w", vm.ErrLost, err),
+			"is libvirtd or virtqemud running, and may this user connect to its socket?")
+	}
+	c := &connection{wire: &wire{Conn: conn, lost: make(chan struct{})}, turn: make(chan struct{}, 1)}
+	c.lib = golibvirt.NewWithDialer(c.wire)
+	_, err = call(ctx, c, func(l *golibvirt.Libvirt) (struct{}, error) {
+		return struct{}{}, l.ConnectToURI(golibvirt.ConnectURI(e.name))
+	})
+	if err != nil {
+		c.close()
+		return nil, fmt.Errorf("%w: connect to libvirt: %w", vm.ErrLost, err)
+	}
+	return c, nil
+}
+
+func (e *endpoint) dial(ctx context.Context) (conn net.Conn, err error) {
+	var errs []error
+	for _, s := range e.sockets {
+		if conn, err = new(net.Dialer).DialContext(ctx, "unix", s); err == nil {
+			return conn, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// close ends the connection and waits for the call that is under way.
+func (c *connection) close() {
+	c.wire.Conn.Close()
+	c.turn <- struct{}{}
+	<-c.turn
+}
+
+// call runs f when it is its turn and waits for it no longer than ctx allows.
+func call[T any](ctx context.Context, c *connection, f func(*golibvirt.Libvirt) (T, error)) (T, error) {
+	var none T
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return none, fmt.Errorf("not sent: %w", ctx.Err())
+	case <-c.wire.lost:
+		return none, fmt.Errorf("%w: libvirt has hung up", vm.ErrLost)
+	}
+	type outcome struct {
+		value T
+		err   error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		value, err := f(c.lib)
+		<-c.turn
+		done <- outcome{value, err}
+	}()
+	select {
+	case o := <-done:
+		return o.value, lostOr(o.err)
+	case <-ctx.Done():
+		return none, fmt.Errorf("no reply yet: %w", ctx.Err())
+	}
+}
+
+// lostOr takes all that is not the daemon's own refusal for a lost connection.
+func lostOr(err error) error {
+	if err == nil || errors.As(err, new(golibvirt.Error)) || errors.Is(err, golibvirt.ErrUnsupported) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", vm.ErrLost, err)
+}
+
+// refusedWith tells whether err is the daemon's refusal with this code.
+func refusedWith(err error, code golibvirt.ErrorNumber) bool {
+	var e golibvirt.Error
+	return errors.As(err, &e) && e.Code == uint32(code)
+}

@@ -1,0 +1,88 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+
+	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/qmp"
+)
+
+// Monitor is a way to one QEMU's monitor. All methods may be called at once.
+type Monitor interface {
+	// Execute runs a command, as qmp.Client's does. QEMU gets commands in the
+	// order of the calls; one whose caller has given up may still run, before
+	// those that come after it. The error is *qmp.Error when QEMU refused, and
+	// Err's when the monitor is lost.
+	Execute(ctx context.Context, cmd string, args, result any) error
+	// Settle returns when all that QEMU had told before it sent the replies that
+	// the caller has seen was recorded.
+	Settle(ctx context.Context) error
+	// Subscribe is qmp.Feed's.
+	Subscribe(size int) *qmp.Subscription
+	// Instance is vm.Identity's.
+	Instance(ctx context.Context) (string, error)
+	// DiskNames are people's names of disks by device id or path, where somebody
+	// other than QEMU has them; nil elsewhere.
+	DiskNames(ctx context.Context) (map[string]string, error)
+	// Done is closed when the monitor is lost.
+	Done() <-chan struct{}
+	// Err is nil until Done is closed, then one that is vm.ErrGone or vm.ErrLost.
+	Err() error
+	// Close may be called twice.
+	Close() error
+}
+
+// socket is the monitor at a QMP socket.
+type socket struct {
+	*qmp.Client
+	conn net.Conn
+}
+
+// dialSocket connects; record hears every event before any later reply is given.
+func dialSocket(ctx context.Context, addr string, cfg Config, record func(qmp.Event)) (Monitor, error) {
+	network, address, err := qmp.ParseAddress(addr)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) {
+		return nil, fmt.Errorf("%w: %w", vm.ErrGone, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c, err := qmp.NewClient(ctx, conn, qmp.Options{HandshakeTimeout: cfg.HandshakeTimeout, OnEvent: record})
+	if errors.Is(err, qmp.ErrNoGreeting) {
+		err = vm.WithHint(err, "QEMU serves one client per monitor: give rephub a -qmp socket of its own")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &socket{Client: c, conn: conn}, nil
+}
+
+func (s *socket) Execute(ctx context.Context, cmd string, args, result any) error {
+	err := s.Client.Execute(ctx, cmd, args, result)
+	if errors.Is(err, qmp.ErrConnectionLost) || errors.Is(err, qmp.ErrClosed) {
+		return fmt.Errorf("%w: %w", vm.ErrGone, err)
+	}
+	return err
+}
+
+// Settle has nothing to wait for: events and replies come in one stream.
+func (s *socket) Settle(context.Context) error { return nil }
+
+func (s *socket) Instance(context.Context) (string, error) { return instanceOf(s.conn), nil }
+
+func (s *socket) DiskNames(context.Context) (map[string]string, error) { return nil, nil }
+
+func (s *socket) Err() error {
+	if err := s.Client.Err(); err != nil {
+		return fmt.Errorf("%w: %w", vm.ErrGone, err)
+	}
+	return nil
+}
