@@ -17,12 +17,15 @@ const (
 	tooSmall = 256
 )
 
-// frameCap is how long a frame of a piece can get.
-var frameCap = frameHeader + max(maxPiece, s2.MaxEncodedLen(maxPiece))
+// frameCap is how long a frame of a piece of n bytes can get.
+func frameCap(n int) int { return frameHeader + max(n, s2.MaxEncodedLen(n)) }
 
-// pack makes the frame of a piece of at most maxPiece bytes in buf, which has
-// frameCap bytes.
+// pack makes the frame of a piece of at most maxPiece bytes, in buf if it is
+// large enough.
 func (k *packer) pack(buf, piece []byte, stream uint16) []byte {
+	if need := frameCap(len(piece)); cap(buf) < need {
+		buf = make([]byte, need)
+	}
 	var flags uint8
 	out := buf[:frameHeader]
 	switch {
@@ -30,7 +33,7 @@ func (k *packer) pack(buf, piece []byte, stream uint16) []byte {
 	case k.idle > 0:
 		k.idle--
 	default:
-		body := s2.Encode(buf[frameHeader:frameCap], piece)
+		body := s2.Encode(buf[frameHeader:cap(buf)], piece)
 		if len(body) <= len(piece)-len(piece)/pays {
 			k.worse, flags = 0, flagCompressed
 			out = buf[:frameHeader+len(body)]

@@ -23,6 +23,9 @@ type Config struct {
 	Receiver *Receiver
 	// Handler answers the peer's calls; without one they are refused.
 	Handler Handler
+	// Pipes serves the pipes that the peer opens (Conn.Pipe); without it they
+	// are refused.
+	Pipes PipeHandler
 	// Ping is after how much silence of our own the peer hears from us. 2 s.
 	Ping time.Duration
 	// Silence is how long a peer may send nothing, or take nothing of 64 KiB,
@@ -77,6 +80,7 @@ type Conn struct {
 		running bool
 		err     error              // why it ended
 		streams map[uint16]*stream // until both sides have said close
+		counts  map[streamKind]int // of streams
 		next    uint16             // number to try for the next stream
 		due     []*stream          // with something other than data to send
 		turns   []*stream          // with a data frame to send, in turn
@@ -93,9 +97,10 @@ func New(nc net.Conn, cfg Config) (*Conn, error) {
 		return nil, fmt.Errorf("relay connection: %w", err)
 	}
 	c := &Conn{nc: nc, cfg: cfg, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	c.limit = rate.NewLimiter(rate.Inf, frameCap)
+	c.limit = rate.NewLimiter(rate.Inf, frameCap(maxPiece))
 	c.SetLimit(cfg.Limit)
 	c.mu.streams = make(map[uint16]*stream)
+	c.mu.counts = make(map[streamKind]int)
 	c.mu.calls.init()
 	return c, nil
 }

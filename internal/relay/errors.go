@@ -11,12 +11,13 @@ var (
 	// beyond it. The spool is of no use to it any more: set it aside, begin a
 	// new one at the receiver's end, compare.
 	ErrDiverged = errors.New("spool is not the past of the receiver's journal")
-	// ErrRefused: the epoch is an older one, or the group is not this sender's.
-	// Coming back changes nothing. A spool that has lost its last attach in a
-	// power loss is of an older epoch too: ask the hub whose the group is.
-	ErrRefused = errors.New("group is refused")
-	// ErrInterrupted: the receiver ended the group's stream; begin again.
-	ErrInterrupted = errors.New("group's stream was interrupted")
+	// ErrRefused: the epoch is an older one, or the group is not this sender's,
+	// or the pipe is not wanted. Coming back changes nothing. A spool that has
+	// lost its last attach in a power loss is of an older epoch too: ask the hub
+	// whose the group is.
+	ErrRefused = errors.New("refused")
+	// ErrInterrupted: the peer ended the stream; begin again.
+	ErrInterrupted = errors.New("stream was interrupted")
 	// ErrProtocol: the peer broke the rules, or the bytes are damaged.
 	ErrProtocol = errors.New("relay protocol violated")
 	// ErrSilent: nothing came from the peer, or it took nothing, for too long.
@@ -26,7 +27,7 @@ var (
 )
 
 // PeerError is what the peer said when it ended a stream. It wraps the sentinel
-// that its code stands for.
+// that its code stands for. The code of a pipe may be its handler's own.
 type PeerError struct {
 	Code   string
 	Reason string
@@ -55,10 +56,16 @@ var codes = []struct {
 	{"again", ErrInterrupted},
 }
 
+// codeDone is of a stream that ended in order.
+const codeDone = "done"
+
 // closing is what we say when we end a stream for err; nil is "done".
 func closing(err error) closeMessage {
 	if err == nil {
-		return closeMessage{Code: "done"}
+		return closeMessage{Code: codeDone}
+	}
+	if own := (*RemoteError)(nil); errors.As(err, &own) {
+		return closeMessage{Code: clip(own.Code), Reason: clip(own.Message)}
 	}
 	m := closeMessage{Code: "again", Reason: clip(err.Error())}
 	for _, c := range codes {
@@ -88,7 +95,7 @@ type FrameError struct {
 }
 
 func (e *FrameError) Error() string {
-	return fmt.Sprintf("%v: %s frame at byte %d, stream %d: %s", ErrProtocol, e.Type, e.Offset, e.Stream, e.Detail)
+	return fmt.Sprintf("%v: %s frame at byte %d, stream %d: %s", ErrProtocol, e.Type, e.Offset, e.Stream&^theirs, e.Detail)
 }
 
 // Unwrap makes errors.Is(err, ErrProtocol) true.

@@ -17,6 +17,11 @@ const (
 
 const flagCompressed = 1
 
+// theirs is the bit of a stream's number that says that the one to whom the
+// frame goes has opened it: either side numbers the streams that it opens. A
+// Conn knows its streams by the numbers that it writes.
+const theirs uint16 = 1 << 15
+
 type frameType uint8
 
 const (
@@ -32,6 +37,7 @@ const (
 	typeAck     frameType = 20
 	typeStall   frameType = 21
 	typeClose   frameType = 22
+	typePipe    frameType = 23
 )
 
 // rule is what a frame of a type may look like.
@@ -54,6 +60,7 @@ var rules = map[frameType]rule{
 	typeAck:     {"ack", ackSize, ackSize, true},
 	typeStall:   {"stall", 2, 8 << 10, true},
 	typeClose:   {"close", 2, 8 << 10, true},
+	typePipe:    {"pipe", 2, 8 << 10, true},
 }
 
 func (t frameType) String() string {
@@ -65,7 +72,7 @@ func (t frameType) String() string {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// frame is a frame as it came. The body is valid until the next one is read.
+// frame is a frame as it came, stream as the peer wrote it. The body is valid until the next one is read.
 type frame struct {
 	typ    frameType
 	flags  uint8
@@ -149,7 +156,7 @@ func (f *frame) check(size uint32) error {
 		return f.wrong("there is no such type")
 	case int64(size) < int64(r.min) || int64(size) > int64(r.max):
 		return f.wrong("body of %d bytes: %d to %d are possible", size, r.min, r.max)
-	case r.stream != (f.stream != 0):
+	case r.stream != (f.stream != 0) || f.stream == theirs:
 		return f.wrong("it does not belong there")
 	case f.flags&^flagCompressed != 0 || f.flags != 0 && f.typ != typeData:
 		return f.wrong("flags %#x are not possible", f.flags)

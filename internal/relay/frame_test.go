@@ -15,7 +15,7 @@ func sampleFrames() []byte {
 	all = appendFrame(all, typeOpen, 3, mustJSON(Hello{Group: groupID(1), Epoch: 2, Serial: 3, Last: 4}))
 	all = appendFrame(all, typeData, 3, []byte("some bytes"))
 	var k packer
-	all = append(all, k.pack(make([]byte, 0, frameCap), make([]byte, 5000), 3)...)
+	all = append(all, k.pack(nil, make([]byte, 5000), 3)...)
 	all = appendFrame(all, typeAck, 3, Ack{Serial: 7, Seq: 9}.encode())
 	return appendFrame(all, typeRequest, 0, mustJSON(request{ID: 1, Method: "status"}))
 }
@@ -70,7 +70,7 @@ func TestPackPays(t *testing.T) {
 		noise[i] = byte(r.Uint32())
 	}
 	var k packer
-	buf := make([]byte, 0, frameCap)
+	var buf []byte
 	tries := 0
 	for range 200 {
 		if k.idle == 0 {
@@ -114,6 +114,9 @@ func FuzzDecoder(f *testing.F) {
 	bomb := appendFrame(nil, typeData, 1, []byte{0xff, 0xff, 0xff, 0xff, 0x0f, 0})
 	bomb[5] = flagCompressed
 	f.Add(bomb)
+	f.Add(appendFrame(nil, typePipe, 1, mustJSON(pipeHello{Name: "nbd", Window: pipeWindow})))
+	f.Add(appendFrame(nil, typeAnswer, 1|theirs, mustJSON(answer{Window: pipeWindow})))
+	f.Add(appendFrame(nil, typeData, theirs, []byte("nobody's")))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		d := decoder{r: bytes.NewReader(p)}
 		for {

@@ -49,7 +49,12 @@ func TestHostileFrames(t *testing.T) {
 	bomb[5] = flagCompressed
 	huge := appendFrame(nil, typeData, 1, nil)
 	binary.LittleEndian.PutUint32(huge, 1<<31)
-	var opens, calls []byte
+	pipe := appendFrame(nil, typePipe, 1, mustJSON(pipeHello{Window: 1}))
+	said := func(frames ...[]byte) []byte { return bytes.Join(append([][]byte{hello, pipe}, frames...), nil) }
+	var opens, calls, pipes []byte
+	for i := range maxPipes + 1 {
+		pipes = append(pipes, appendFrame(nil, typePipe, uint16(i+1), mustJSON(pipeHello{Window: 1}))...)
+	}
 	for i := range maxStreams + 1 {
 		opens = append(opens, appendFrame(nil, typeOpen, uint16(i+1), mustJSON(Hello{Group: groupID(1)}))...)
 	}
@@ -77,6 +82,20 @@ func TestHostileFrames(t *testing.T) {
 		"wrong way":        {bytes.Join([][]byte{hello, open, appendFrame(nil, typeAck, 1, Ack{}.encode())}, nil), "wrong way"},
 		"after close":      {bytes.Join([][]byte{hello, open, appendFrame(nil, typeClose, 1, []byte("{}")), appendFrame(nil, typeData, 1, []byte("x"))}, nil), ""},
 		"streams":          {append(bytes.Clone(hello), opens...), "no more are possible"},
+		"pipes":            {append(bytes.Clone(hello), pipes...), "no more are possible"},
+		"pipe twice":       {said(pipe), "open already"},
+		"pipe and stream":  {said(open), "open already"},
+		"pipe not json":    {append(bytes.Clone(hello), appendFrame(nil, typePipe, 1, []byte("{{"))...), "invalid"},
+		"pipe of nothing":  {append(bytes.Clone(hello), appendFrame(nil, typePipe, 1, []byte("{}"))...), "window of 0"},
+		"pipe's name":      {append(bytes.Clone(hello), appendFrame(nil, typePipe, 1, mustJSON(pipeHello{Window: 1, Name: strings.Repeat("x", maxPipeName+1)}))...), "a name of"},
+		"our number":       {append(bytes.Clone(hello), appendFrame(nil, typePipe, 1|theirs, mustJSON(pipeHello{Window: 1}))...), "not one of the peer's"},
+		"number 0":         {append(bytes.Clone(hello), appendFrame(nil, typePipe, theirs, mustJSON(pipeHello{Window: 1}))...), "does not belong"},
+		"pipe not let in":  {said(appendFrame(nil, typeData, 1, []byte("x"))), "the window has 0"},
+		"pipe's bomb":      {said(bomb), "expand"},
+		"pipe's answer":    {said(appendFrame(nil, typeAnswer, 1, []byte("{}"))), "wrong way"},
+		"pipe's ack":       {said(appendFrame(nil, typeAck, 1, Ack{}.encode())), "wrong way"},
+		"pipe's grant":     {said(appendFrame(nil, typeGrant, 1, bytes.Repeat([]byte{0x7f}, 8))), "grant of"},
+		"closed pipe":      {said(appendFrame(nil, typeClose, 1, []byte("{}")), appendFrame(nil, typeGrant, 1, []byte("12345678"))), ""},
 		"calls":            {append(bytes.Clone(hello), calls...), "calls at a time"},
 		"call twice":       {bytes.Join([][]byte{hello, call, call}, nil), "being answered"},
 		"reply":            {append(bytes.Clone(hello), appendFrame(nil, typeReply, 0, []byte(`{"id":5}`))...), "nobody waits"},
@@ -96,7 +115,10 @@ func TestHostileFrames(t *testing.T) {
 			raw(t, ln.Addr().String(), tc.frames)
 			nc, err := ln.Accept()
 			must(t, err)
-			c, err := New(nc, Config{Receiver: r, Handler: func(ctx context.Context, _, _ string, _ json.RawMessage) (any, error) {
+			c, err := New(nc, Config{Receiver: r, Pipes: func(ctx context.Context, _, _ string, _ net.Conn) error {
+				<-ctx.Done()
+				return ctx.Err()
+			}, Handler: func(ctx context.Context, _, _ string, _ json.RawMessage) (any, error) {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}})
@@ -178,22 +200,25 @@ func TestHostileBatches(t *testing.T) {
 
 // A receiver that confirms what it cannot have is not believed.
 func TestHostileReceiver(t *testing.T) {
+	const yours = 1 | theirs
 	for name, tc := range map[string]struct {
 		answer answer
 		then   []byte
 		want   error
 	}{
 		"durable beyond its end":  {answer{Window: 100, Durable: Ack{Serial: 1}}, nil, ErrProtocol},
-		"ack of what is not sent": {answer{Window: 1}, appendFrame(nil, typeAck, 1, Ack{Serial: 900}.encode()), ErrProtocol},
-		"ack of a seq too high":   {answer{Window: 1 << 20}, appendFrame(nil, typeAck, 1, Ack{Seq: 1 << 40}.encode()), ErrProtocol},
-		"ack of a point too high": {answer{Window: 1 << 20}, appendFrame(nil, typeAck, 1, Ack{Point: 1 << 40}.encode()), ErrProtocol},
-		"ack of a fence too high": {answer{Window: 1 << 20}, appendFrame(nil, typeAck, 1, Ack{Fence: 1 << 40}.encode()), ErrProtocol},
-		"ack of a newer epoch":    {answer{Window: 1 << 20}, appendFrame(nil, typeAck, 1, Ack{Epoch: 9}.encode()), ErrRefused},
-		"ack with odd flags":      {answer{Window: 1 << 20}, appendFrame(nil, typeAck, 1, bytes.Repeat([]byte{2}, ackSize)), ErrProtocol},
+		"ack of what is not sent": {answer{Window: 1}, appendFrame(nil, typeAck, yours, Ack{Serial: 900}.encode()), ErrProtocol},
+		"ack of a seq too high":   {answer{Window: 1 << 20}, appendFrame(nil, typeAck, yours, Ack{Seq: 1 << 40}.encode()), ErrProtocol},
+		"ack of a point too high": {answer{Window: 1 << 20}, appendFrame(nil, typeAck, yours, Ack{Point: 1 << 40}.encode()), ErrProtocol},
+		"ack of a fence too high": {answer{Window: 1 << 20}, appendFrame(nil, typeAck, yours, Ack{Fence: 1 << 40}.encode()), ErrProtocol},
+		"ack of a newer epoch":    {answer{Window: 1 << 20}, appendFrame(nil, typeAck, yours, Ack{Epoch: 9}.encode()), ErrRefused},
+		"ack with odd flags":      {answer{Window: 1 << 20}, appendFrame(nil, typeAck, yours, bytes.Repeat([]byte{2}, ackSize)), ErrProtocol},
 		"durable in a new epoch":  {answer{Window: 1, Durable: Ack{Epoch: 9}}, nil, ErrRefused},
 		"no window":               {answer{}, nil, ErrProtocol},
-		"endless window":          {answer{Window: 1}, appendFrame(nil, typeGrant, 1, bytes.Repeat([]byte{0x7f}, 8)), ErrProtocol},
-		"data":                    {answer{Window: 1}, appendFrame(nil, typeData, 1, []byte("x")), ErrProtocol},
+		"endless window":          {answer{Window: 1}, appendFrame(nil, typeGrant, yours, bytes.Repeat([]byte{0x7f}, 8)), ErrProtocol},
+		"data":                    {answer{Window: 1}, appendFrame(nil, typeData, yours, []byte("x")), ErrProtocol},
+		"its own stream":          {answer{Window: 1}, appendFrame(nil, typeAck, 1, Ack{}.encode()), ErrProtocol},
+		"a pipe":                  {answer{Window: 1}, appendFrame(nil, typePipe, yours, mustJSON(pipeHello{Window: 1})), ErrProtocol},
 		"ahead":                   {answer{Window: 1, Serial: 1 << 30}, nil, ErrDiverged},
 		"other past":              {answer{Window: 1, Serial: 2, Epoch: 1, Last: 5}, nil, ErrDiverged},
 		"newer epoch":             {answer{Window: 1, Epoch: 9}, nil, ErrRefused},
@@ -217,7 +242,7 @@ func TestHostileReceiver(t *testing.T) {
 			_, err = reads(t, d, typeOpen)
 			must(t, err)
 			say := appendFrame(nil, typePreface, 0, preface())
-			say = appendFrame(say, typeAnswer, 1, mustJSON(tc.answer))
+			say = appendFrame(say, typeAnswer, yours, mustJSON(tc.answer))
 			_, err = nc.Write(append(say, tc.then...))
 			must(t, err)
 			if err := <-ended; !errors.Is(err, tc.want) {

@@ -14,7 +14,7 @@ func (s *Sender) listen(ctx context.Context, st *stream) error {
 	for {
 		var ack Ack
 		var stalled string
-		if err := st.await(ctx, st.news, func() bool {
+		if err := st.await(ctx, st.came, func() bool {
 			ack, stalled = st.acked, st.stalled
 			return ack != seen || stalled != told
 		}); err != nil {

@@ -60,23 +60,44 @@ func (c *Conn) take(ctx context.Context, f *frame) error {
 		return c.takeCancel(f)
 	case typeOpen:
 		return c.takeOpen(ctx, f)
+	case typePipe:
+		return c.takePipe(ctx, f)
 	case typePreface:
 		return f.wrong("there has been one already")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st := c.mu.streams[f.stream]
+	st := c.mu.streams[f.stream^theirs]
 	if st == nil {
 		return f.wrong("the stream is not open")
 	}
 	if st.theirClose {
 		return f.wrong("the peer has closed the stream")
 	}
-	toUs := f.typ == typeData
-	if f.typ != typeClose && toUs == st.ours {
+	if !st.expects(f.typ) {
 		return f.wrong("it goes the wrong way")
 	}
+	if st.ours && st.answered == nil && f.typ != typeAnswer && f.typ != typeClose {
+		return f.wrong("the stream has not been answered")
+	}
 	return st.takeLocked(f)
+}
+
+// expects tells whether the peer may send frames of the type.
+func (st *stream) expects(t frameType) bool {
+	switch t {
+	case typeClose:
+		return true
+	case typeData:
+		return st.pipe || !st.ours
+	case typeGrant:
+		return st.pipe || st.ours
+	case typeAnswer:
+		return st.ours
+	case typeAck, typeStall:
+		return st.ours && !st.pipe
+	}
+	return false
 }
 
 // takeLocked acts on a frame of an open stream. It needs the lock of the Conn.
@@ -118,14 +139,14 @@ func (st *stream) takeLocked(f *frame) error {
 			return err
 		}
 		st.acked = a
-		poke(st.news)
+		poke(st.came)
 	case typeStall:
 		var m stallMessage
 		if err := decodeJSON(f, &m); err != nil {
 			return err
 		}
 		st.stalled = clip(m.Reason)
-		poke(st.news)
+		poke(st.came)
 	}
 	return nil
 }
@@ -146,7 +167,7 @@ func (st *stream) takeDataLocked(f *frame) error {
 	if st.in, err = appendData(st.in, f, n); err != nil {
 		return err
 	}
-	poke(st.kick)
+	poke(st.came)
 	return nil
 }
 

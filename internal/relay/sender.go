@@ -97,7 +97,7 @@ func (s *Sender) Run(ctx context.Context, c *Conn) error {
 
 func (s *Sender) run(ctx context.Context, c *Conn) error {
 	end := s.cfg.Log.End()
-	st, err := c.openStream(Hello{Group: s.group, Epoch: end.Timeline.Epoch, Serial: end.Serial, Last: end.Last})
+	st, err := c.openStream(typeOpen, Hello{Group: s.group, Epoch: end.Timeline.Epoch, Serial: end.Serial, Last: end.Last})
 	if err != nil {
 		return err
 	}

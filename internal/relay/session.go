@@ -44,7 +44,7 @@ func (s *session) run(ctx context.Context, h Hello) error {
 	s.serial = end.Serial
 	a := answer{Serial: end.Serial, Epoch: end.Timeline.Epoch, Last: end.Last, Durable: s.durable(), Window: s.cfg.Window}
 	s.st.tell(func() {
-		s.st.answer, s.st.window = mustJSON(a), s.cfg.Window
+		s.st.due.answer, s.st.window = mustJSON(a), s.cfg.Window
 	})
 	if a.Durable.Serial < a.Serial {
 		poke(s.dirty)
@@ -132,13 +132,13 @@ func (s *session) takeAll(ctx context.Context) error {
 
 func (s *session) grant(n int64) {
 	if n > 0 {
-		s.st.tell(func() { s.st.grant += n })
+		s.st.tell(func() { s.st.due.grant += n })
 	}
 }
 
 // take waits for bytes of the stream and returns them, in exchange for a buffer.
 func (st *stream) take(ctx context.Context, spare []byte) (in []byte, err error) {
-	err = st.await(ctx, st.kick, func() bool {
+	err = st.await(ctx, st.came, func() bool {
 		if len(st.in) == 0 {
 			return false
 		}
@@ -204,7 +204,7 @@ func (s *session) syncAll(ctx context.Context) error {
 			begun = time.Now()
 		}
 		ack := s.durable()
-		s.st.tell(func() { s.st.ack = &ack })
+		s.st.tell(func() { s.st.due.ack = &ack })
 		if err := s.rest(ctx, time.Until(begun.Add(pause))); err != nil {
 			return err
 		}
@@ -256,6 +256,6 @@ func (s *session) sayLocked(what int, trouble string) {
 	}
 	if say != s.mu.said {
 		s.mu.said = say
-		s.st.tell(func() { s.st.stall = mustJSON(stallMessage{clip(say)}) })
+		s.st.tell(func() { s.st.due.stall = mustJSON(stallMessage{clip(say)}) })
 	}
 }

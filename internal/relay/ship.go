@@ -107,31 +107,10 @@ func (sh *shipper) flush(ctx context.Context) error {
 	return nil
 }
 
-// send makes a frame of as much of a piece as the window has, and lines it up.
 func (sh *shipper) send(ctx context.Context, piece []byte) (int, error) {
-	st := sh.st
-	var buf []byte
-	n := 0
-	err := st.await(ctx, st.kick, func() bool {
-		if st.credit == 0 || len(st.free) == 0 {
-			return false
-		}
-		n = int(min(int64(len(piece)), st.credit))
-		st.credit -= int64(n)
-		buf, st.free = st.free[len(st.free)-1], st.free[:len(st.free)-1]
-		return true
-	})
-	if err != nil {
-		return 0, err
+	n, err := sh.st.send(ctx.Done(), &sh.pack, piece)
+	if errors.Is(err, errGivenUp) {
+		err = ctx.Err()
 	}
-	frame := sh.pack.pack(buf, piece[:n], st.no)
-	return n, st.await(ctx, st.kick, func() bool {
-		if st.out != nil {
-			return false
-		}
-		st.out = frame
-		st.c.mu.turns = append(st.c.mu.turns, st)
-		st.c.poke()
-		return true
-	})
+	return n, err
 }

@@ -3,38 +3,35 @@ package relay
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 )
 
 const (
+	// Streams and pipes that one side may have opened at a time.
 	maxStreams = 256
+	maxPipes   = 64
 	// maxWindow bounds what a receiver may grant at once, bytes.
 	maxWindow = 2 * maxBatch
 )
 
-// stream is one group's part of a connection. Fields without a word are guarded
-// by the lock of the Conn. What is due to be sent is kept once and not queued,
-// so that a peer that takes nothing costs no memory.
+// stream is one group's part of a connection, or a pipe's. Fields without a word
+// are guarded by the lock of the Conn. What is due to be sent is kept once and
+// not queued, so that a peer that takes nothing costs no memory.
 type stream struct {
-	c    *Conn
-	no   uint16
-	ours bool // we opened it: we send data, they answer
+	c          *Conn
+	no         uint16 // as we write it
+	streamKind        // never changes
 
-	kick chan struct{}      // to who sends or takes data
-	news chan struct{}      // to who waits for acks
+	kick chan struct{}      // to who sends data: credit, a buffer, an answer
+	came chan struct{}      // to who takes data or acks
 	over chan struct{}      // closed when the stream has ended
 	err  error              // why
 	quit context.CancelFunc // ends what serves the stream; nil for ours
 
-	// Due to be sent, in the order in which they stand here.
-	open, answer []byte
-	stall        []byte
-	ack          *Ack
-	grant        int64
-	close        []byte
-	listed       bool // in Conn.due
-	ourClose     bool // it has been sent
-	theirClose   bool
+	due        due
+	ourClose   bool // it has been sent
+	theirClose bool
 
 	// Of the side that sends data.
 	answered *answer
@@ -49,36 +46,65 @@ type stream struct {
 	window int64  // bytes that the peer may still send
 }
 
-func newStream(c *Conn, no uint16, ours bool) *stream {
-	st := &stream{c: c, no: no, ours: ours, kick: make(chan struct{}, 1), news: make(chan struct{}, 1), over: make(chan struct{})}
-	if ours {
-		st.free = [][]byte{make([]byte, 0, frameCap), make([]byte, 0, frameCap)}
-	}
-	return st
+// streamKind tells apart what is counted apart.
+type streamKind struct {
+	ours bool // we opened it; of a group, we send the data
+	pipe bool // data goes both ways
 }
 
-// openStream begins a stream of ours.
-func (c *Conn) openStream(h Hello) (*stream, error) {
+// due is what a stream has to send beside data, in this order.
+type due struct {
+	open   []byte // the whole frame
+	answer []byte
+	stall  []byte
+	ack    *Ack
+	grant  int64
+	close  []byte
+	listed bool // in Conn.due
+}
+
+// addLocked makes a stream if there may be one more of its kind.
+func (c *Conn) addLocked(no uint16, kind streamKind) (*stream, error) {
+	most := maxStreams
+	if kind.pipe {
+		most = maxPipes
+	}
+	if c.mu.counts[kind] >= most {
+		return nil, fmt.Errorf("there are %d of its kind, no more are possible", most)
+	}
+	st := &stream{c: c, no: no, streamKind: kind, kick: make(chan struct{}, 1), came: make(chan struct{}, 1), over: make(chan struct{})}
+	st.free = make([][]byte, 2) // they grow to what is needed
+	c.mu.streams[no] = st
+	c.mu.counts[kind]++
+	return st, nil
+}
+
+// openStream begins a stream of ours with a frame of the type.
+func (c *Conn) openStream(t frameType, hello any) (*stream, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	pipe := t == typePipe
 	switch {
 	case c.mu.err != nil:
 		return nil, c.mu.err
-	case c.cfg.Receiver != nil:
-		return nil, fmt.Errorf("open a stream: this side of the connection receives")
-	case len(c.mu.streams) >= maxStreams:
-		return nil, fmt.Errorf("open a stream: there are %d, no more are possible", maxStreams)
+	case c.cfg.Receiver != nil && !pipe:
+		return nil, errors.New("open a stream: this side of the connection receives")
 	}
-	for c.mu.next++; c.mu.next == 0 || c.mu.streams[c.mu.next] != nil; c.mu.next++ {
+	for c.mu.next++; c.mu.next&^theirs == 0 || c.mu.streams[c.mu.next&^theirs] != nil; c.mu.next++ {
 	}
-	st := newStream(c, c.mu.next, true)
-	st.open = mustJSON(h)
-	c.mu.streams[st.no] = st
+	st, err := c.addLocked(c.mu.next&^theirs, streamKind{ours: true, pipe: pipe})
+	if err != nil {
+		return nil, fmt.Errorf("open a stream: %w", err)
+	}
+	if pipe {
+		st.window = pipeWindow
+	}
+	st.due.open = appendFrame(nil, t, st.no, mustJSON(hello))
 	st.listLocked()
 	return st, nil
 }
 
-// takeOpen begins a stream of the peer's.
+// takeOpen begins a group's stream of the peer's.
 func (c *Conn) takeOpen(ctx context.Context, f *frame) error {
 	var h Hello
 	if err := decodeJSON(f, &h); err != nil {
@@ -86,20 +112,30 @@ func (c *Conn) takeOpen(ctx context.Context, f *frame) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.cfg.Receiver == nil {
+		return f.wrong("nothing is received here")
+	}
+	return c.acceptLocked(ctx, f, func(ctx context.Context, st *stream) error {
+		return c.cfg.Receiver.serve(ctx, c.cfg.Peer, st, h)
+	})
+}
+
+// acceptLocked begins a stream of the peer's, which serve carries.
+func (c *Conn) acceptLocked(ctx context.Context, f *frame, serve func(context.Context, *stream) error) error {
 	switch {
 	case c.mu.err != nil:
 		return nil
-	case c.cfg.Receiver == nil:
-		return f.wrong("nothing is received here")
-	case c.mu.streams[f.stream] != nil:
+	case f.stream&theirs != 0:
+		return f.wrong("the number is not one of the peer's")
+	case c.mu.streams[f.stream|theirs] != nil:
 		return f.wrong("the stream is open already")
-	case len(c.mu.streams) >= maxStreams:
-		return f.wrong("there are %d streams, no more are possible", maxStreams)
 	}
-	st := newStream(c, f.stream, false)
+	st, err := c.addLocked(f.stream|theirs, streamKind{pipe: f.typ == typePipe})
+	if err != nil {
+		return f.wrong("%v", err)
+	}
 	ctx, st.quit = context.WithCancel(ctx)
-	c.mu.streams[st.no] = st
-	c.wg.Go(func() { st.finish(c.cfg.Receiver.serve(ctx, c.cfg.Peer, st, h)) })
+	c.wg.Go(func() { st.finish(serve(ctx, st)) })
 	return nil
 }
 
@@ -107,24 +143,41 @@ func (c *Conn) takeOpen(ctx context.Context, f *frame) error {
 func (st *stream) finish(err error) {
 	st.c.mu.Lock()
 	defer st.c.mu.Unlock()
-	if st.close == nil && !st.ourClose {
-		st.close = mustJSON(closing(err))
+	if st.due.close == nil && !st.ourClose {
+		st.due.close = mustJSON(closing(err))
 		st.endLocked(ErrInterrupted)
+		st.in = nil
 		st.listLocked()
 	}
 }
 
-// endLocked lets all who wait for the stream go.
+// hangUp ends a stream for this side, which goes on serving it until it finishes.
+func (st *stream) hangUp() {
+	st.c.mu.Lock()
+	defer st.c.mu.Unlock()
+	st.stopLocked(ErrInterrupted)
+	st.in = nil
+}
+
+// endLocked ends the stream and what serves it.
 func (st *stream) endLocked(err error) {
+	st.stopLocked(err)
+	if st.quit != nil {
+		st.quit()
+	}
+}
+
+// stopLocked lets all who wait for the stream go; the first reason counts. What
+// came through a pipe before can still be read.
+func (st *stream) stopLocked(err error) {
 	if st.err != nil {
 		return
 	}
 	st.err = err
-	st.in = nil
-	close(st.over)
-	if st.quit != nil {
-		st.quit()
+	if !st.pipe {
+		st.in = nil
 	}
+	close(st.over)
 }
 
 // ended needs the lock.
@@ -141,13 +194,14 @@ func (st *stream) reason() error {
 func (st *stream) forgetLocked() {
 	if st.ourClose && st.theirClose {
 		delete(st.c.mu.streams, st.no)
+		st.c.mu.counts[st.streamKind]--
 	}
 }
 
 // listLocked tells the writer that something is due.
 func (st *stream) listLocked() {
-	if !st.listed && st.c.mu.err == nil {
-		st.listed = true
+	if !st.due.listed && st.c.mu.err == nil {
+		st.due.listed = true
 		st.c.mu.due = append(st.c.mu.due, st)
 		st.c.poke()
 	}
@@ -155,25 +209,24 @@ func (st *stream) listLocked() {
 
 // collectLocked appends the frames that are due.
 func (st *stream) collectLocked(buf []byte) []byte {
-	st.listed = false
-	if st.open != nil {
-		buf, st.open = appendFrame(buf, typeOpen, st.no, st.open), nil
+	d := &st.due
+	d.listed = false
+	buf, d.open = append(buf, d.open...), nil
+	if d.answer != nil {
+		buf, d.answer = appendFrame(buf, typeAnswer, st.no, d.answer), nil
 	}
-	if st.answer != nil {
-		buf, st.answer = appendFrame(buf, typeAnswer, st.no, st.answer), nil
+	if d.stall != nil {
+		buf, d.stall = appendFrame(buf, typeStall, st.no, d.stall), nil
 	}
-	if st.stall != nil {
-		buf, st.stall = appendFrame(buf, typeStall, st.no, st.stall), nil
+	if d.ack != nil {
+		buf, d.ack = appendFrame(buf, typeAck, st.no, d.ack.encode()), nil
 	}
-	if st.ack != nil {
-		buf, st.ack = appendFrame(buf, typeAck, st.no, st.ack.encode()), nil
-	}
-	if n := st.grant; n > 0 {
+	if n := d.grant; n > 0 {
 		st.window += n
-		buf, st.grant = appendFrame(buf, typeGrant, st.no, binary.LittleEndian.AppendUint64(nil, uint64(n))), 0
+		buf, d.grant = appendFrame(buf, typeGrant, st.no, binary.LittleEndian.AppendUint64(nil, uint64(n))), 0
 	}
-	if st.close != nil {
-		buf, st.close = appendFrame(buf, typeClose, st.no, st.close), nil
+	if d.close != nil && !st.owesLocked() {
+		buf, d.close = appendFrame(buf, typeClose, st.no, d.close), nil
 		st.ourClose = true
 		st.forgetLocked()
 	}
@@ -190,20 +243,37 @@ func (st *stream) tell(change func()) {
 	}
 }
 
-// await waits on ch until ready is true, which is called under the lock.
+// await waits on ch until ready is true, which is called under the lock, as long
+// as the stream has not ended.
 func (st *stream) await(ctx context.Context, ch <-chan struct{}, ready func() bool) error {
+	err := st.wait(ctx.Done(), ch, func() bool { return !st.ended() && ready() })
+	if errors.Is(err, errGivenUp) {
+		return ctx.Err()
+	}
+	return err
+}
+
+// errGivenUp: done was closed before what was waited for.
+var errGivenUp = errors.New("not waited for any longer")
+
+// wait is await; but ready is also called when the stream has ended, and done
+// gives errGivenUp.
+func (st *stream) wait(done, ch <-chan struct{}, ready func() bool) error {
 	for {
 		st.c.mu.Lock()
-		err, ok := st.err, st.err == nil && ready()
+		ok, err := ready(), st.err
 		st.c.mu.Unlock()
-		if err != nil || ok {
+		if ok {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		select {
 		case <-ch:
 		case <-st.over:
-		case <-ctx.Done():
-			return ctx.Err()
+		case <-done:
+			return errGivenUp
 		}
 	}
 }

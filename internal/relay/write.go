@@ -23,13 +23,8 @@ func (c *Conn) write() error {
 	var buf []byte
 	for {
 		var data *stream
-		var wait time.Duration
-		buf = c.collect(buf[:0])
-		if len(buf) == 0 {
-			if wait = time.Until(notBefore); wait <= 0 {
-				data = c.turn()
-			}
-		}
+		wait := time.Until(notBefore)
+		buf, data = c.next(buf[:0], wait <= 0)
 		var err error
 		switch {
 		case len(buf) > 0:
@@ -86,10 +81,19 @@ func (c *Conn) send(p []byte) error {
 	return nil
 }
 
-// collect appends the frames that go before all data, about 64 KiB of them.
-func (c *Conn) collect(buf []byte) []byte {
+// next appends the frames that go before all data; if there are none, it takes
+// a stream whose turn it is, if one may be taken.
+func (c *Conn) next(buf []byte, data bool) ([]byte, *stream) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if buf = c.collectLocked(buf); len(buf) > 0 || !data {
+		return buf, nil
+	}
+	return buf, c.turnLocked()
+}
+
+// collectLocked collects about 64 KiB.
+func (c *Conn) collectLocked(buf []byte) []byte {
 	for len(buf) < gulp && len(c.mu.queue) > 0 {
 		buf = append(buf, c.mu.queue[0]...)
 		c.mu.queue[0] = nil
@@ -101,28 +105,4 @@ func (c *Conn) collect(buf []byte) []byte {
 		buf = st.collectLocked(buf)
 	}
 	return buf
-}
-
-// turn is the stream that may send a data frame now; each gets one before any
-// gets another.
-func (c *Conn) turn() *stream {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for len(c.mu.turns) > 0 {
-		st := c.mu.turns[0]
-		c.mu.turns = c.mu.turns[1:]
-		if !st.ended() {
-			return st
-		}
-	}
-	return nil
-}
-
-// sent gives the stream its frame's buffer back.
-func (c *Conn) sent(st *stream) {
-	c.mu.Lock()
-	st.free = append(st.free, st.out[:0])
-	st.out = nil
-	c.mu.Unlock()
-	poke(st.kick)
 }
