@@ -1,4 +1,246 @@
 package hub
 
-// agentHooks are what the groups of agents do with connections.
-func (h *Hub) agentHooks() agentHooks { return agentHooks{} }
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/host"
+	"github.com/rephub/rephub/internal/protect"
+	"github.com/rephub/rephub/internal/replica"
+	"github.com/rephub/rephub/journal"
+)
+
+// agentCaller reaches the agents of other hosts.
+type agentCaller interface {
+	// call asks an agent; an *agentAwayError when it is not connected.
+	call(ctx context.Context, id, method string, params, result any) error
+	get(id string) (*agentLink, bool)
+}
+
+// agentGroup is a group whose VMs run on another host: the agent there protects
+// them and ships the journal that the store keeps.
+type agentGroup struct {
+	storedGroup
+	record groupRecord // as it was made; its intent is not the present one
+	agents agentCaller
+	intake *intake
+	names  *protect.Names
+
+	mu struct {
+		sync.Mutex
+		heard   host.Status
+		at      time.Time     // when it was heard; zero: not since the hub started
+		stopped chan struct{} // closed by Stop
+	}
+}
+
+// reportAge is how old an agent's word may be to be believed.
+const reportAge = 5 * time.Second
+
+func newAgentGroup(d GroupDeps, store *replica.Store) *agentGroup {
+	g := &agentGroup{record: d.Record, agents: d.Agents}
+	g.keep(store, &d.Record)
+	g.intake = newIntake(store, d.Logger)
+	g.names = protect.NewNames(protect.LocalJournal{Log: store.Log()})
+	g.mu.stopped = make(chan struct{})
+	return g
+}
+
+// wanted is what the agent is to do.
+func wanted(r groupRecord, goal protect.Goal) host.Group {
+	out := host.Group{ID: r.ID, Name: r.Name, Goal: goal, Volumes: volumesOf(r)}
+	for _, m := range r.VMs {
+		out.VMs = append(out.VMs, host.VM{Name: m.Name, QMP: m.QMP, NBDServer: m.NBDServer})
+	}
+	return out
+}
+
+// order has the agent do something, and waits until it is done.
+func (g *agentGroup) order(ctx context.Context, goal protect.Goal, state protect.State) error {
+	if err := g.ask(ctx, host.CallApply, wanted(g.record, goal), nil); err != nil {
+		return err
+	}
+	return g.ask(ctx, host.CallAwait, host.Await{ID: g.id, State: state}, nil)
+}
+
+func (g *agentGroup) ask(ctx context.Context, method string, params, result any) error {
+	return host.Unwrap(g.agents.call(ctx, g.record.Agent, method, params, result))
+}
+
+// Run implements Life: the agent does what there is to do.
+func (g *agentGroup) Run(ctx context.Context) error {
+	g.mu.Lock()
+	stopped := g.mu.stopped
+	g.mu.Unlock()
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// Again implements Life.
+func (g *agentGroup) Again() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.stopped = make(chan struct{})
+	return nil
+}
+
+// Started implements Life.
+func (g *agentGroup) Started(ctx context.Context) error {
+	return g.order(ctx, protect.GoalProtect, protect.StateSyncing)
+}
+
+// Resume implements Life.
+func (g *agentGroup) Resume(ctx context.Context) error { return g.Started(ctx) }
+
+// Pause implements Life.
+func (g *agentGroup) Pause(ctx context.Context) error {
+	return g.order(ctx, protect.GoalPause, protect.StatePaused)
+}
+
+// Stop implements Life. An agent that is away hears of it when it comes back:
+// its host may be gone for good.
+func (g *agentGroup) Stop(ctx context.Context) error {
+	err := g.order(ctx, protect.GoalStop, protect.StateStopped)
+	var away *agentAwayError
+	if err != nil && !errors.As(err, &away) {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-g.mu.stopped:
+	default:
+		close(g.mu.stopped)
+	}
+	return nil
+}
+
+// hear takes the agent's word on how the group is.
+func (g *agentGroup) hear(s host.Status) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.heard, g.mu.at = s, time.Now()
+}
+
+// heard is the agent's word, how old it is, and whether it counts.
+func (g *agentGroup) heard() (s host.Status, age time.Duration, fresh bool) {
+	g.mu.Lock()
+	s, at := g.mu.heard, g.mu.at
+	g.mu.Unlock()
+	age = time.Since(at)
+	_, connected := g.agents.get(g.record.Agent)
+	return s, age, connected && !at.IsZero() && age < reportAge
+}
+
+// Status implements Group.
+func (g *agentGroup) Status() api.GroupStatus {
+	s, age, fresh := g.heard()
+	log := g.store.Log()
+	durable := log.DurableTimeline()
+	out := api.GroupStatus{
+		State: api.State(s.State), Reason: s.Reason, Hint: s.Hint, Epoch: uint64(durable.Epoch),
+		LastSeq: uint64(max(s.Last, log.Appended())), FencedSeq: uint64(max(s.Fenced, durable.LastFence.Seq)),
+	}
+	switch {
+	case !fresh:
+		g.away(&out)
+	case s.Stalled != "":
+		out.State, out.Reason = api.StateDegraded, "the hub does not take what the agent sends: "+s.Stalled
+	}
+	g.points(&out, g.newestTime(&durable, s, age, fresh))
+	for _, v := range g.record.Volumes {
+		vs := api.VolumeStatus{Name: v.Name, UUID: v.UUID, VM: v.VM, Node: v.Node, Size: v.Size, State: out.State}
+		if now, ok := durable.Volume(v.ID); ok {
+			vs.Size = now.Size()
+		}
+		for _, h := range s.Volumes {
+			if h.ID != v.ID {
+				continue
+			}
+			vs.Node = h.Node
+			if h.Sync != nil && fresh {
+				vs.Sync = syncStatus(h.Sync.Kind, h.Sync.Progress)
+			}
+		}
+		out.Volumes = append(out.Volumes, vs)
+	}
+	return out
+}
+
+// away says that nobody knows how the VMs are.
+func (g *agentGroup) away(out *api.GroupStatus) {
+	out.State = api.StateDegraded
+	if l, ok := g.agents.get(g.record.Agent); ok {
+		out.Reason, out.Hint = "the agent "+l.Name+" has just connected and says nothing of the group yet", ""
+		return
+	}
+	out.Reason = "its agent is not connected: the host is down, or cannot be reached; meanwhile it keeps the writes"
+	out.Hint = "rephub agent list shows since when; it goes on by itself"
+}
+
+// newestTime is when the newest point was the newest state of the group. An idle
+// group writes no fences; then the agent knows better than the journal.
+func (g *agentGroup) newestTime(durable *journal.Timeline, s host.Status, age time.Duration, fresh bool) time.Time {
+	newest, ok := durable.Newest()
+	if !ok {
+		return time.Time{}
+	}
+	if fresh && s.Age >= 0 && newest >= s.Point {
+		return g.now().Add(-age - s.Age)
+	}
+	if durable.LastFence.Seq == newest {
+		return time.Unix(0, durable.LastFence.Wall)
+	}
+	return time.Time{}
+}
+
+// freshPatience bounds how long a checkpoint waits for what has just been written.
+const freshPatience = 10 * time.Second
+
+// Checkpoint implements Points. While the agent is there and the group protected,
+// what was written before the call is in it.
+func (g *agentGroup) Checkpoint(ctx context.Context, name string) (api.Checkpoint, error) {
+	if err := g.freshPoint(ctx); err != nil {
+		return api.Checkpoint{}, fmt.Errorf("group %s: %w", g.name, err)
+	}
+	whole := func(durable *journal.Timeline) time.Time {
+		s, age, fresh := g.heard()
+		return g.newestTime(durable, s, age, fresh)
+	}
+	c, err := g.names.Give(name, whole, g.now())
+	return checkpointOf(c), g.pointError(err)
+}
+
+func (g *agentGroup) freshPoint(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, freshPatience)
+	defer cancel()
+	var want host.Fresh
+	if err := g.ask(bounded, host.CallFresh, host.ID{ID: g.id}, &want); err != nil || !want.Protected {
+		return ctx.Err() // then the newest point there is
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		tl := g.store.Log().DurableTimeline()
+		if newest, _ := tl.Newest(); newest >= want.Seq || !tl.Open {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-bounded.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// RemoveCheckpoint implements Points.
+func (g *agentGroup) RemoveCheckpoint(_ context.Context, name string) error {
+	return g.pointError(g.names.Take(name))
+}

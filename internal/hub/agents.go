@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +32,8 @@ type agentHooks struct {
 	Handle func(ctx context.Context, agent, method string, params json.RawMessage) (any, error)
 	// Open is that of relay.ReceiverConfig.
 	Open func(ctx context.Context, agent string, h relay.Hello) (relay.Journal, error)
+	// Pipe is that of relay.Config.
+	Pipe relay.PipeHandler
 }
 
 // agentsConfig of agents. Zero fields are the defaults named here.
@@ -160,6 +164,13 @@ func (a *agents) get(id string) (*agentLink, bool) {
 	defer a.mu.Unlock()
 	l, ok := a.mu.links[id]
 	return l, ok
+}
+
+// all are the live connections.
+func (a *agents) all() []*agentLink {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Values(a.mu.links))
 }
 
 // agentAwayError: no connection of the agent is there.

@@ -69,7 +69,7 @@ func (a *agents) link(ctx context.Context, t *agentTrust, c *tls.Conn) error {
 	}
 	log := a.cfg.Logger.With("agent", l.Name, "agent_id", l.ID, "addr", l.Addr)
 	l.conn, err = relay.New(c, relay.Config{
-		Peer: l.ID, Receiver: a.receiver, Logger: a.cfg.Logger,
+		Peer: l.ID, Receiver: a.receiver, Pipes: a.cfg.Hooks.Pipe, Logger: a.cfg.Logger,
 		Handler: func(ctx context.Context, _, method string, params json.RawMessage) (any, error) {
 			return a.handle(ctx, t, l, method, params)
 		},

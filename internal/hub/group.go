@@ -71,7 +71,9 @@ type GroupDeps struct {
 	Keeper func(ctx context.Context) (*keeper.Client, error)
 	// GrantEpoch returns an epoch never granted before, above after.
 	GrantEpoch func(ctx context.Context, group journal.GroupID, after journal.Epoch) (journal.Epoch, error)
-	Logger     *slog.Logger
+	// Agents reaches the agent of the record, if it has one.
+	Agents agentCaller
+	Logger *slog.Logger
 }
 
 // OpenGroup makes or opens a group.

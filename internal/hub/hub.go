@@ -145,7 +145,7 @@ func (h *Hub) open(ctx context.Context, r groupRecord, create bool) *entry {
 	e := newEntry(h.data.join("groups", r.Name), r, h.cfg.Logger)
 	e.group, e.openErr = h.cfg.OpenGroup(ctx, GroupDeps{
 		Dir: e.dir, Create: create, Record: r, RunDir: h.data.join("run"),
-		OpenVM: h.vms.Get, Keeper: h.keeper.Get, GrantEpoch: h.store.GrantEpoch, Logger: h.cfg.Logger,
+		OpenVM: h.vms.Get, Keeper: h.keeper.Get, GrantEpoch: h.store.GrantEpoch, Agents: h.agents, Logger: h.cfg.Logger,
 	})
 	if e.openErr != nil {
 		e.group = nil

@@ -13,7 +13,6 @@ import (
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
-	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -77,26 +76,21 @@ func historyOf(req api.ProtectRequest) time.Duration {
 
 // choose adds the wanted volumes of a VM to the record.
 func (h *Hub) choose(ctx context.Context, r *groupRecord, vmName string, wanted []string) error {
-	record, err := h.store.VM(ctx, vmName)
-	if errors.Is(err, catalog.ErrNotFound) {
-		return noVM(vmName)
-	}
-	if err != nil {
-		return catalogError(err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, vmPatience)
-	defer cancel()
-	m, err := h.openVM(ctx, record)
+	record, err := h.findVM(ctx, vmName)
 	if err != nil {
 		return err
 	}
-	defer m.Close()
-	volumes, err := m.Volumes(ctx)
-	if err != nil {
-		return vmError(record, err)
+	if len(r.VMs) > 0 && r.Agent != record.Agent {
+		return api.Errorf(api.CodeRefused, "VM %s runs on another host than %s", vmName, r.VMs[0].Name).
+			WithHint("make a group for each host: the order of writes is kept among VMs of one host")
 	}
-	for _, v := range volumes {
-		if len(wanted) > 0 && !slices.ContainsFunc(wanted, func(w string) bool { return names(w, vmName, v) }) {
+	r.Agent = record.Agent
+	seen, err := h.inspect(ctx, record)
+	if err != nil {
+		return err
+	}
+	for _, v := range seen.Volumes {
+		if len(wanted) > 0 && !slices.ContainsFunc(wanted, func(w string) bool { return names(w, vmName, v.Name, v.Node) }) {
 			continue
 		}
 		if g := h.groupOf(vmName, v.Name); g != "" {
@@ -113,8 +107,8 @@ func (h *Hub) choose(ctx context.Context, r *groupRecord, vmName string, wanted 
 }
 
 // names says whether a --volume means this volume.
-func names(wanted, vmName string, v vm.Volume) bool {
-	return wanted == v.Name || wanted == v.Node || wanted == vmName+"/"+v.Name || wanted == vmName+"/"+v.Node
+func names(wanted, vmName, disk, node string) bool {
+	return wanted == disk || wanted == node || wanted == vmName+"/"+disk || wanted == vmName+"/"+node
 }
 
 func checkChosen(r *groupRecord, wanted []string) error {
@@ -123,7 +117,7 @@ func checkChosen(r *groupRecord, wanted []string) error {
 	}
 	for _, w := range wanted {
 		if !slices.ContainsFunc(r.Volumes, func(v catalog.Volume) bool {
-			return names(w, v.VM, vm.Volume{Name: v.Disk, Node: v.Node})
+			return names(w, v.VM, v.Disk, v.Node)
 		}) {
 			return api.Errorf(api.CodeNotFound, "no such volume: %s", w).WithHint("rephub vm list shows the volumes")
 		}

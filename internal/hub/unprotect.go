@@ -71,6 +71,9 @@ func (h *Hub) remove(ctx context.Context, e *entry, keepHistory bool) error {
 		return err
 	}
 	h.drop(e)
+	if r := e.record(); r.Agent != "" {
+		h.forgetAtAgent(ctx, r)
+	}
 	if err := e.close(); err != nil {
 		e.logger.Warn("close group", "err", err)
 	}

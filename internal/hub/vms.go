@@ -9,6 +9,7 @@ import (
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/host"
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/internal/vm/qemu"
 	"github.com/rephub/rephub/qmp"
@@ -71,6 +72,7 @@ func (h *Hub) ListVMs(ctx context.Context) (api.VMs, error) {
 	if err != nil {
 		return api.VMs{}, catalogError(err)
 	}
+	records = append(records, h.agentVMs(ctx)...)
 	l := api.VMs{VMs: make([]api.VM, len(records))}
 	var wg sync.WaitGroup
 	for i, r := range records {
@@ -97,6 +99,31 @@ func (h *Hub) RemoveVM(ctx context.Context, name string) error {
 		return noVM(name)
 	}
 	return catalogError(err)
+}
+
+// findVM finds a VM that was added, or that an agent has found.
+func (h *Hub) findVM(ctx context.Context, name string) (catalog.VM, error) {
+	record, err := h.store.VM(ctx, name)
+	if err == nil {
+		return record, nil
+	}
+	if !errors.Is(err, catalog.ErrNotFound) {
+		return catalog.VM{}, catalogError(err)
+	}
+	var found []catalog.VM
+	for _, r := range h.agentVMs(ctx) {
+		if r.Name == name {
+			found = append(found, r)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return catalog.VM{}, noVM(name)
+	case 1:
+		return found[0], nil
+	}
+	return catalog.VM{}, api.Errorf(api.CodeConflict, "there is a VM %s on %s and on %s", name, h.agents.name(ctx, found[0].Agent), h.agents.name(ctx, found[1].Agent)).
+		WithHint("VMs are named after their QMP sockets: give one of them another name")
 }
 
 func noVM(name string) error {
@@ -127,36 +154,32 @@ func (h *Hub) inspect(ctx context.Context, r catalog.VM) (api.VM, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, vmPatience)
 	defer cancel()
-	m, err := h.openVM(ctx, r)
-	if err != nil {
+	if err := h.look(ctx, r, &out); err != nil {
 		return out, err
 	}
-	defer m.Close()
-	state, err := m.RunState(ctx)
-	if err != nil {
-		return out, vmError(r, err)
-	}
-	volumes, err := m.Volumes(ctx)
-	if err != nil {
-		return out, vmError(r, err)
-	}
-	out.Reachable, out.RunState, out.Version = true, string(state), m.Identity().Version.String()
-	for _, v := range volumes {
-		out.Volumes = append(out.Volumes, api.VMVolume{
-			Name: v.Name, Node: v.Node, Device: v.Device, Size: v.Size, Format: v.Format, File: v.File,
-			Protected: h.groupOf(r.Name, v.Name) != "",
-		})
+	for i := range out.Volumes {
+		out.Volumes[i].Protected = h.groupOf(r.Name, out.Volumes[i].Name) != ""
 	}
 	return out, nil
 }
 
-// openVM gives a share of the connection to a VM's monitor.
-func (h *Hub) openVM(ctx context.Context, r catalog.VM) (vm.VM, error) {
-	m, err := h.vms.Get(ctx, r.QMP)
-	if err != nil {
-		return nil, vmError(r, err)
+// look asks a VM about itself, here or through its agent.
+func (h *Hub) look(ctx context.Context, r catalog.VM, out *api.VM) error {
+	if r.Agent == "" {
+		m, err := h.vms.Get(ctx, r.QMP)
+		if err != nil {
+			return host.VMError(r.Name, r.QMP, err)
+		}
+		defer m.Close()
+		return host.Inspect(ctx, m, out)
 	}
-	return m, nil
+	out.Agent = h.agents.name(ctx, r.Agent)
+	var seen api.VM
+	if err := h.agents.call(ctx, r.Agent, host.CallInspect, host.Name{Name: r.Name}, &seen); err != nil {
+		return host.Unwrap(err)
+	}
+	out.Reachable, out.RunState, out.Version, out.Volumes = seen.Reachable, seen.RunState, seen.Version, seen.Volumes
+	return nil
 }
 
 // openMonitor connects to a VM's monitor.
@@ -166,18 +189,4 @@ func openMonitor(ctx context.Context, address string) (vm.VM, error) {
 		return nil, err
 	}
 	return m, nil
-}
-
-// vmError says which VM it was, and what can be done.
-func vmError(r catalog.VM, err error) error {
-	e := api.Errorf(api.CodeUnavailable, "VM %s at %s: %v", r.Name, r.QMP, err)
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		return e.WithHint("%s", h.Hint())
-	}
-	address := r.QMP
-	if filepath.IsAbs(address) {
-		address = "unix:" + address
-	}
-	return e.WithHint("QEMU must run on this host with: -qmp %s,server=on,wait=off; one client at a time is served by each socket", address)
 }

@@ -147,7 +147,7 @@ func (a *attachment) notes(m *machine) error {
 	tl := a.g.log.Timeline()
 	for _, d := range m.disks {
 		noted := a.g.memo.volume(d.ID)
-		if noted.Need == needFull && hasPoint(&tl, d.ID) {
+		if noted.Need == needFull && HasPoint(&tl, d.ID) {
 			noted.Need = needCompare
 		}
 		next := memoVolume{Need: noted.Need, Instance: instance, Node: d.now.Node, Stale: noted.Stale}
@@ -162,11 +162,11 @@ func (a *attachment) notes(m *machine) error {
 	return nil
 }
 
-// hasPoint tells whether a recovery point has the volume. Then its base image is
+// HasPoint tells whether a recovery point has the volume. Then its base image is
 // complete and part of that point, and no sync may write into it any more: a hub
 // that was killed, or a group that was cut, between the first point and the memo
 // of it would otherwise copy over history.
-func hasPoint(tl *journal.Timeline, id journal.VolumeID) bool {
+func HasPoint(tl *journal.Timeline, id journal.VolumeID) bool {
 	v, ok := tl.Volume(id)
 	return ok && slices.ContainsFunc(tl.Ranges, func(r journal.SeqRange) bool {
 		_, has := v.At(r.To)

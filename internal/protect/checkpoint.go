@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	gosync "sync"
 	"time"
 
 	"github.com/rephub/rephub/journal"
@@ -13,22 +14,30 @@ import (
 // ErrNoPoint: the group has no recovery point yet.
 var ErrNoPoint = errors.New("the group has no recovery point yet")
 
-// Checkpoint names the newest point. While the group is protected it first waits
-// for a fence made after the call, so that what was written before is in it.
-// Durable at return.
-func (g *Group) Checkpoint(ctx context.Context, name string) (journal.Checkpoint, error) {
-	if err := g.freshPoint(ctx); err != nil {
-		return journal.Checkpoint{}, err
-	}
-	g.naming.Lock()
-	defer g.naming.Unlock()
-	durable, taken := g.log.DurableTimeline(), g.log.Timeline().Checkpoints
-	seq, at := g.point(&durable, g.log.Appended())
-	if seq == 0 {
+// Names gives names to the points of a journal. There is one for each journal, so
+// that a name is given once.
+type Names struct {
+	log Journal
+	mu  gosync.Mutex
+}
+
+// NewNames makes the Names of a journal.
+func NewNames(log Journal) *Names { return &Names{log: log} }
+
+// Give names the newest point, durably at return. whole says when the point was
+// the newest state of the group; if it does not know, now is taken. Without a
+// name, one is made from that time.
+func (n *Names) Give(name string, whole func(*journal.Timeline) time.Time, now time.Time) (journal.Checkpoint, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	durable, taken := n.log.DurableTimeline(), n.log.Timeline().Checkpoints
+	seq, ok := durable.Newest()
+	if !ok {
 		return journal.Checkpoint{}, ErrNoPoint
 	}
+	at := whole(&durable)
 	if at.IsZero() {
-		at = g.deps.Now()
+		at = now
 	}
 	c := journal.Checkpoint{Name: name, Seq: seq, Kind: "named", Time: at.UnixNano()}
 	if name == "" {
@@ -37,32 +46,49 @@ func (g *Group) Checkpoint(ctx context.Context, name string) (journal.Checkpoint
 	if slices.ContainsFunc(taken, func(o journal.Checkpoint) bool { return o.Name == c.Name }) {
 		return journal.Checkpoint{}, fmt.Errorf("checkpoint %s: %w", c.Name, ErrExists)
 	}
-	if err := g.stream.control(durable.Epoch, c); err != nil {
+	if err := n.log.AppendControl(durable.Epoch, c); err != nil {
 		return journal.Checkpoint{}, fmt.Errorf("note checkpoint %s: %w", c.Name, err)
 	}
-	if _, err := g.log.Sync(); err != nil {
+	if _, err := n.log.Sync(); err != nil {
 		return journal.Checkpoint{}, fmt.Errorf("make checkpoint %s durable: %w", c.Name, err)
 	}
 	return c, nil
 }
 
-// RemoveCheckpoint forgets a checkpoint's name: its point is kept no longer than
-// the others. Durable at return.
-func (g *Group) RemoveCheckpoint(name string) error {
-	g.naming.Lock()
-	defer g.naming.Unlock()
-	tl := g.log.Timeline()
+// Take forgets a checkpoint's name: its point is kept no longer than the others.
+// Durable at return.
+func (n *Names) Take(name string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	tl := n.log.Timeline()
 	if !slices.ContainsFunc(tl.Checkpoints, func(o journal.Checkpoint) bool { return o.Name == name }) {
 		return fmt.Errorf("checkpoint %s: %w", name, ErrNoCheckpoint)
 	}
-	if err := g.stream.control(tl.Epoch, journal.CheckpointRemoved{Name: name}); err != nil {
+	if err := n.log.AppendControl(tl.Epoch, journal.CheckpointRemoved{Name: name}); err != nil {
 		return fmt.Errorf("note that checkpoint %s is removed: %w", name, err)
 	}
-	if _, err := g.log.Sync(); err != nil {
+	if _, err := n.log.Sync(); err != nil {
 		return fmt.Errorf("make the removal of checkpoint %s durable: %w", name, err)
 	}
 	return nil
 }
+
+// Checkpoint names the newest point. While the group is protected it first waits
+// for a fence made after the call, so that what was written before is in it.
+// Durable at return.
+func (g *Group) Checkpoint(ctx context.Context, name string) (journal.Checkpoint, error) {
+	if err := g.freshPoint(ctx); err != nil {
+		return journal.Checkpoint{}, err
+	}
+	whole := func(durable *journal.Timeline) time.Time {
+		_, at := g.point(durable, g.log.Appended())
+		return at
+	}
+	return g.names.Give(name, whole, g.deps.Now())
+}
+
+// RemoveCheckpoint forgets a checkpoint's name, see Names.
+func (g *Group) RemoveCheckpoint(name string) error { return g.names.Take(name) }
 
 // ErrNoCheckpoint: no checkpoint has this name.
 var ErrNoCheckpoint = errors.New("there is no checkpoint of this name")

@@ -21,7 +21,6 @@ import (
 	"io"
 	"log/slog"
 	"slices"
-	gosync "sync"
 	"time"
 
 	"github.com/rephub/rephub/internal/keeper"
@@ -206,9 +205,8 @@ type Group struct {
 	goals  *goals
 	status status
 	fences fences
-	space  spaceGuard
-
-	naming gosync.Mutex // held while a checkpoint is made, so that a name is given once
+	space  *SpaceGuard
+	names  *Names
 }
 
 // New makes a group from its spec; Run brings it to life.
@@ -239,6 +237,8 @@ func New(deps Deps, spec Spec, cfg Config) (*Group, error) {
 		logger: deps.Logger.With("group", spec.Name), goals: newGoals(spec.Goal),
 	}
 	g.stream = newStream(g.log)
+	g.names = NewNames(g.log)
+	g.space = &SpaceGuard{Dir: deps.Replica.Dir(), StatFS: deps.Replica.StatFS, Reserve: cfg.Reserve}
 	var err error
 	g.memo, err = loadMemo(deps.FS, deps.Replica.Dir(), spec.Volumes)
 	if errors.Is(err, sealed.ErrCorrupt) {

@@ -15,8 +15,14 @@ const defaultReserve = 1 << 30
 // spaceEvery is how long a look at the free space is believed.
 const spaceEvery = 500 * time.Millisecond
 
-// spaceGuard remembers the last look at the disk's free space.
-type spaceGuard struct {
+// SpaceGuard watches the free space of a disk, and remembers its last look.
+type SpaceGuard struct {
+	// Dir is named in errors, StatFS looks at its disk.
+	Dir    string
+	StatFS func() (vfs.Space, error)
+	// Reserve in bytes; 1 GiB or a twentieth of the disk if 0.
+	Reserve int64
+
 	mu   gosync.Mutex
 	next time.Time
 	err  error
@@ -38,31 +44,35 @@ func (e *SpaceError) Hint() string {
 	return "free space on that disk, or shorten the history; what was missed is then synced by itself"
 }
 
-// checkSpace is nil while the disk has more than the reserve free. Once it had
-// not, it needs a quarter more than the reserve, so as not to go back and forth.
-func (g *Group) checkSpace() error {
-	s := &g.space
+// Check is nil while the disk has more than the reserve free. Once it had not, it
+// needs a quarter more than the reserve, so as not to go back and forth.
+func (s *SpaceGuard) Check() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	if now.Before(s.next) {
 		return s.err
 	}
-	space, err := g.deps.Replica.StatFS()
+	space, err := s.StatFS()
 	if err != nil {
 		return fmt.Errorf("ask for the journal's free space: %w", err)
 	}
-	reserve := g.reserve(space)
+	reserve := s.Reserve
+	if reserve == 0 {
+		reserve = min(defaultReserve, space.Total/20)
+	}
 	limit := reserve
 	if s.err != nil {
 		limit += reserve / 4
 	}
 	s.next, s.err = now.Add(spaceEvery), nil
 	if space.Free < limit {
-		s.err = &SpaceError{Dir: g.deps.Replica.Dir(), Free: space.Free, Reserve: reserve}
+		s.err = &SpaceError{Dir: s.Dir, Free: space.Free, Reserve: reserve}
 	}
 	return s.err
 }
+
+func (g *Group) checkSpace() error { return g.space.Check() }
 
 // syncRoom is nil when a sync may put something into the journal.
 func (g *Group) syncRoom(ctx context.Context) error {
@@ -70,11 +80,4 @@ func (g *Group) syncRoom(ctx context.Context) error {
 		return err
 	}
 	return g.checkSpace()
-}
-
-func (g *Group) reserve(space vfs.Space) int64 {
-	if g.cfg.Reserve > 0 {
-		return g.cfg.Reserve
-	}
-	return min(defaultReserve, space.Total/20)
 }
