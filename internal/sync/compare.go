@@ -18,6 +18,14 @@ const (
 	compareWindow = 256 << 20
 )
 
+// remoteWorkers compare with a replica elsewhere: most of them wait for an
+// answer, and Options.Requests of them at most read. Each has a ticket open, and
+// a tap write looks at every one, so there are not more.
+const remoteWorkers = 64
+
+// shortPiece is the least that a worker has room for, in bytes.
+const shortPiece = 64 << 10
+
 // Ranges commits the blocks of the dirty ranges in which source and replica
 // differ. dirty yields ascending, disjoint ranges of bitmaps that are disabled;
 // they are widened to whole blocks.
@@ -47,11 +55,18 @@ func compare(ctx context.Context, src Source, current Current, dirty iter.Seq2[b
 	if got := current.Size(); got != opt.Size {
 		return &SizeError{Volume: opt.Volume, What: "replica", Want: opt.Size, Got: got}
 	}
-	c := &comparer{src: src, current: current, stream: stream, opt: opt, meter: newMeter(opt, 0, total)}
-	err := pipeline(ctx, opt.Requests, func(ctx context.Context, emit func(piece) error) error {
+	workers := opt.Requests
+	if _, far := current.(*remote); far {
+		workers = max(workers, min(remoteWorkers, maxBuffers/opt.RequestSize))
+	}
+	c := &comparer{
+		src: src, current: current, stream: stream, opt: opt, meter: newMeter(opt, 0, total),
+		reads: make(chan struct{}, opt.Requests),
+	}
+	err := pipeline(ctx, workers, func(ctx context.Context, emit func(piece) error) error {
 		return c.produce(ctx, dirty, emit)
 	}, func(ctx context.Context) func(piece) error {
-		w := &compareWorker{comparer: c, data: make([]byte, opt.RequestSize)}
+		w := &compareWorker{comparer: c}
 		return func(p piece) error { return w.step(ctx, p) }
 	})
 	c.endAll()
@@ -65,6 +80,7 @@ type comparer struct {
 	stream  Stream
 	opt     *Options
 	meter   *meter
+	reads   chan struct{} // one for every read in flight
 	windows openWindows
 }
 
@@ -102,12 +118,18 @@ func (c *comparer) window(ctx context.Context, r block.Range, emit func(piece) e
 	w.refs.Store(1)
 	c.windows.add(w)
 	defer c.release(w)
+	at := r.Off
 	return allocation(ctx, c.src, r, func(e block.Extent) error {
+		x := block.Range{Off: at, Len: blockEnd(e, r.End()) - at}
+		if x.Empty() {
+			return nil
+		}
+		at = x.End()
 		if e.Hole {
 			w.refs.Add(1)
-			return emit(piece{Range: e.Range(), hole: true, win: w})
+			return emit(piece{Range: x, hole: true, win: w})
 		}
-		return split(e.Range(), int64(c.opt.RequestSize), func(r block.Range) error { return emit(piece{Range: r}) })
+		return split(x, int64(c.opt.RequestSize), func(r block.Range) error { return emit(piece{Range: r}) })
 	})
 }
 
@@ -142,10 +164,20 @@ func (w *compareWorker) step(ctx context.Context, p piece) error {
 		}
 		return err
 	}
+	if int64(len(w.data)) < p.Len { // many dirty ranges are short
+		w.data = make([]byte, max(min(w.opt.RequestSize, shortPiece), int(p.Len)))
+	}
+	data := w.data[:p.Len]
+	select {
+	case w.reads <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	t := w.stream.Begin(p.Range)
 	defer w.stream.End(t)
-	data := w.data[:p.Len]
-	if err := w.src.ReadAt(ctx, data, p.Off); err != nil {
+	err := w.src.ReadAt(ctx, data, p.Off)
+	<-w.reads
+	if err != nil {
 		return &Error{Op: "read source", Off: p.Off, Len: p.Len, Err: err}
 	}
 	if err := w.differing(ctx, p.Range, data); err != nil {
@@ -200,6 +232,16 @@ func (w *compareWorker) differing(ctx context.Context, r block.Range, data []byt
 		at = d.End()
 	}
 	return nil
+}
+
+// blockEnd is where the blocks of an extent end, in a row of extents up to limit:
+// a block that is part hole, part data belongs to the data.
+func blockEnd(e block.Extent, limit int64) int64 {
+	end := e.Range().End()
+	if e.Hole && end < limit {
+		return end / Block * Block
+	}
+	return min((end+Block-1)/Block*Block, limit)
 }
 
 // blocksOf is r widened to whole blocks.

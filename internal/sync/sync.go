@@ -74,7 +74,8 @@ type Options struct {
 	Requests int
 	// RequestSize is the length of one read in bytes, a multiple of Block;
 	// 256 KiB: more at once would not fit the processors' caches, and be slower.
-	// Memory used is twice Requests × RequestSize at most.
+	// Memory used is twice Requests × RequestSize at most; 16 MiB if the replica is
+	// on another machine.
 	RequestSize int
 	// Now is the clock of Rate; time.Now.
 	Now func() time.Time
@@ -113,6 +114,9 @@ func (o *Options) EnsureDefaults() {
 	}
 }
 
+// maxBuffers is the memory in bytes for what is read at a time.
+const maxBuffers = 16 << 20
+
 // Validate reports settings that make no sense or would break the memory bound of 32 MiB.
 func (o *Options) Validate() error {
 	switch {
@@ -120,7 +124,7 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("%d requests in flight", o.Requests)
 	case o.RequestSize < 0 || o.RequestSize%Block != 0:
 		return fmt.Errorf("request size %d is no multiple of %d", o.RequestSize, Block)
-	case int64(o.Requests)*int64(o.RequestSize) > 16<<20:
+	case int64(o.Requests)*int64(o.RequestSize) > maxBuffers:
 		return fmt.Errorf("%d requests of %d bytes need more than 32 MiB of buffers", o.Requests, o.RequestSize)
 	case o.Size < 0:
 		return fmt.Errorf("volume size %d is negative", o.Size)
