@@ -12,9 +12,9 @@ import (
 	"github.com/rephub/rephub/internal/vfs"
 )
 
-// identify loads the agent's identity, or joins with the token given. An agent
-// that has an identity joins again only if its own is of no use any more, or of
-// another hub.
+// identify loads the agent's identity, or joins with the token given. A token
+// that this identity was not got with is a new one, and has the host join anew:
+// it may have been revoked, which only the hub knows.
 func identify(ctx context.Context, cfg *Config, dir, hub string) (*trust.Identity, error) {
 	id, err := trust.LoadIdentity(vfs.OS(), dir, trust.Config{})
 	if cfg.Join == "" {
@@ -32,10 +32,21 @@ func identify(ctx context.Context, cfg *Config, dir, hub string) (*trust.Identit
 		}
 		return nil, api.Errorf(api.CodeInvalid, "--join: %v", terr).WithHint("copy the whole word that rephub token create printed")
 	}
-	if err == nil && id.Authority() == token.Authority() && id.Check() == nil {
-		cfg.Logger.Info("this host has joined already, the token is not used", "agent", id.Agent().Name)
+	if err == nil && id.JoinedWith(token) {
+		cfg.Logger.Info("this host has joined with the token already", "agent", id.Agent().Name)
 		return id, nil
 	}
+	joined, jerr := join(ctx, cfg, dir, hub, token)
+	if jerr != nil && err == nil && id.Authority() == token.Authority() && id.Check() == nil {
+		// The token may be of long ago.
+		cfg.Logger.Warn("could not join anew, going on as the agent that this host is", "agent", id.Agent().Name, "err", jerr)
+		return id, nil
+	}
+	return joined, jerr
+}
+
+// join gets an identity with a token.
+func join(ctx context.Context, cfg *Config, dir, hub string, token trust.Token) (id *trust.Identity, err error) {
 	name := cfg.Name
 	if name == "" {
 		if name, err = os.Hostname(); err != nil {
@@ -50,7 +61,7 @@ func identify(ctx context.Context, cfg *Config, dir, hub string) (*trust.Identit
 	}
 	id, err = trust.Joiner{FS: vfs.OS(), Dir: dir, Token: token, Name: name}.Join(ctx, nc)
 	if err != nil {
-		return nil, fmt.Errorf("join the hub at %s: %w", hub, err)
+		return nil, api.Errorf(api.CodeRefused, "the host could not join the hub at %s: %v", hub, err)
 	}
 	cfg.Logger.Info("joined the hub", "hub", hub, "agent", id.Agent().Name, "id", id.Agent().ID)
 	return id, nil
