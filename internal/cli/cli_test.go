@@ -46,6 +46,7 @@ func TestScripts(t *testing.T) {
 			"flip":     flipByte,
 
 			"waitstatus": waitStatus,
+			"waitagent":  waitAgent,
 
 			"signalcatalog": signalCatalog,
 		},
@@ -104,6 +105,24 @@ func waitStatus(ts *testscript.TestScript, neg bool, args []string) {
 			err = fmt.Errorf("it says %s", p)
 		}
 		return err
+	})
+}
+
+// waitAgent waits until an agent is in a state: waitagent NAME STATE
+func waitAgent(ts *testscript.TestScript, neg bool, args []string) {
+	c, err := api.NewClient(ts.Getenv("REPHUB_HUB"))
+	ts.Check(err)
+	defer c.Close()
+	eventually(ts, "agent "+args[0]+" is "+args[1], func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		l, err := c.ListAgents(ctx)
+		for _, a := range l.Agents {
+			if a.Name == args[0] && string(a.State) == args[1] {
+				return nil
+			}
+		}
+		return fmt.Errorf("agents %+v, %v", l, err)
 	})
 }
 
@@ -208,5 +227,38 @@ func TestParseHistory(t *testing.T) {
 func TestOneLine(t *testing.T) {
 	if got := oneLine("a\nb\x1b[31mc\u009bd\t"); got != "a b[31mcd" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]int64{"1": 1, "512MiB": 512 << 20, "10G": 10 << 30, "3kb": 3 << 10, " 2 TiB ": 2 << 40} {
+		if got, err := parseSize(text); err != nil || got != want {
+			t.Errorf("parseSize(%q) = %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "0", "-1G", "G", "1.5G", "1X", "99999999999T", "MiB"} {
+		if got, err := parseSize(text); err == nil {
+			t.Errorf("parseSize(%q) = %v", text, got)
+		}
+	}
+}
+
+func TestVMTableNamesHosts(t *testing.T) {
+	vms := []api.VM{{VMSpec: api.VMSpec{Name: "web"}, Reachable: true, RunState: "running"}}
+	text := func() string {
+		var b bytes.Buffer
+		a := &app{output: "table", env: Env{Stdout: &b}}
+		if err := a.print(vms, func(t *table) { vmTable(t, vms) }); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	if got := text(); strings.Contains(got, "HOST") {
+		t.Errorf("without agents:\n%s", got)
+	}
+	vms = append(vms, api.VM{VMSpec: api.VMSpec{Name: "db"}, Agent: "kvm1"})
+	if got := text(); !regexp.MustCompile(`VM +HOST +STATE`).MatchString(got) || !regexp.MustCompile(`web +- +running`).MatchString(got) ||
+		!regexp.MustCompile(`db +kvm1 +unreachable`).MatchString(got) {
+		t.Errorf("with an agent:\n%s", got)
 	}
 }

@@ -30,7 +30,7 @@ func reference(root *cobra.Command) string {
 	for _, c := range exitCodes {
 		fmt.Fprintf(&b, "| %d | %s |\n", c.code, c.text)
 	}
-	b.WriteString("\n## POINT\n\n" + pointHelp + "\n\n## Environment\n\n`REPHUB_HUB` is the default of `--hub`.\n\n## Flags of every command\n\n")
+	b.WriteString("\n## POINT\n\n" + pointHelp + "\n\n## Environment\n\n`REPHUB_HUB` is the default of `--hub`, except for `rephub agent`. `REPHUB_JOIN` is the default of its `--join`.\n\n## Flags of every command\n\n")
 	writeFlags(&b, root.PersistentFlags())
 	writeCommands(&b, root)
 	return b.String()

@@ -58,8 +58,17 @@ the command ends the waiting only; rephub unprotect ends the protection.`,
 	return cmd
 }
 
-// parseHistory reads a duration that may be in days.
+// parseHistory reads how much history to keep.
 func parseHistory(s string) (time.Duration, error) {
+	d, ok := parseSpan(s)
+	if !ok {
+		return 0, withHint(usageError{"bad history " + quote(s)}, "use a duration like 90m, 24h or 7d")
+	}
+	return d, nil
+}
+
+// parseSpan reads a duration that may be in days, and is above zero.
+func parseSpan(s string) (time.Duration, bool) {
 	d, err := time.ParseDuration(s)
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		var n float64
@@ -67,10 +76,7 @@ func parseHistory(s string) (time.Duration, error) {
 			d = time.Duration(n * float64(24*time.Hour))
 		}
 	}
-	if err != nil || d <= 0 {
-		return 0, withHint(usageError{"bad history " + quote(s)}, "use a duration like 90m, 24h or 7d")
-	}
-	return d, nil
+	return d, err == nil && d > 0
 }
 
 func (a *app) unprotectCommand() *cobra.Command {

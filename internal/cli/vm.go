@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -97,18 +98,27 @@ func (a *app) vmRemoveCommand() *cobra.Command {
 	}
 }
 
+// vmTable has a column for the host when there is a VM of another host than the
+// hub's.
 func vmTable(t *table, vms []api.VM) {
-	t.row("VM", "STATE", "GROUP", "VOLUME", "SIZE", "FORMAT", "PROTECTED")
+	hosts := slices.ContainsFunc(vms, func(vm api.VM) bool { return vm.Agent != "" })
+	row := func(name, host string, rest ...string) {
+		if hosts {
+			rest = append([]string{host}, rest...)
+		}
+		t.row(append([]string{name}, rest...)...)
+	}
+	row("VM", "HOST", "STATE", "GROUP", "VOLUME", "SIZE", "FORMAT", "PROTECTED")
 	for _, vm := range vms {
 		state := vm.RunState
 		if !vm.Reachable {
 			state = "unreachable"
 		}
 		if len(vm.Volumes) == 0 {
-			t.row(vm.Name, state, dash(vm.Group), dash(""), dash(""), dash(""), dash(vm.Reason))
+			row(vm.Name, dash(vm.Agent), state, dash(vm.Group), dash(""), dash(""), dash(""), dash(vm.Reason))
 		}
 		for _, v := range vm.Volumes {
-			t.row(vm.Name, state, dash(vm.Group), v.Name, bytesText(v.Size), dash(v.Format), yesNo(v.Protected))
+			row(vm.Name, dash(vm.Agent), state, dash(vm.Group), v.Name, bytesText(v.Size), dash(v.Format), yesNo(v.Protected))
 		}
 	}
 }
