@@ -91,7 +91,6 @@ func (u *uplink) once(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	defer wg.Wait()
 	wg.Go(func() {
 		name, err := os.Hostname()
 		if err != nil {
@@ -105,7 +104,10 @@ func (u *uplink) once(ctx context.Context) error {
 		u.set(conn, nil)
 		u.renew(ctx, conn)
 	})
-	return conn.Run(ctx)
+	err = conn.Run(ctx)
+	cancel() // the renewals end with the connection
+	wg.Wait()
+	return err
 }
 
 // renew gets new certificates while the connection lasts.

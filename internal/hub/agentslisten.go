@@ -180,7 +180,10 @@ func (p *agentPort) serve(ctx context.Context, s *stranger) {
 func (p *agentPort) join(ctx context.Context, s *stranger, c *tls.Conn) {
 	agent, err := p.trust.registrar.ServeJoin(ctx, c)
 	in := p.known(s)
-	log := p.agents.cfg.Logger.With("agent", agent.Name, "agent_id", agent.ID.String(), "addr", c.RemoteAddr().String())
+	log := p.agents.cfg.Logger.With("agent", agent.Name, "addr", c.RemoteAddr().String())
+	if !agent.ID.IsZero() {
+		log = log.With("agent_id", agent.ID.String())
+	}
 	switch {
 	case err == nil:
 		log.Info("host has joined as an agent")
