@@ -44,6 +44,7 @@ type Hub struct {
 	Dir string // holds sockets and log, and data unless that is elsewhere
 
 	data string
+	args []string // of every start
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -77,13 +78,20 @@ func NewHubOn(t testing.TB, d *Disk) *Hub {
 	return newHub(t, dir, filepath.Join(d.Dir, "data"))
 }
 
-func newHub(t testing.TB, dir, data string) *Hub {
+// NewHubForAgents starts a hub in dir, which is removed with the test, and
+// listens for agents at addr.
+func NewHubForAgents(t testing.TB, dir, addr string) *Hub {
+	t.Helper()
+	return newHub(t, dir, filepath.Join(dir, "data"), "--agents", addr)
+}
+
+func newHub(t testing.TB, dir, data string, args ...string) *Hub {
 	t.Helper()
 	exe, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &Hub{t: t, exe: exe, Dir: dir, data: data}
+	h := &Hub{t: t, exe: exe, Dir: dir, data: data, args: args}
 	t.Cleanup(h.cleanup)
 	h.Start()
 	return h
@@ -118,8 +126,8 @@ func (h *Hub) Launch(args ...string) {
 		h.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(h.exe, append([]string{"hub", "--data", h.Data(),
-		"--nbd", "unix:" + filepath.Join(h.Dir, "mounts.sock"), "--api", h.Address()}, args...)...)
+	all := append([]string{"hub", "--data", h.Data(), "--nbd", "unix:" + filepath.Join(h.Dir, "mounts.sock"), "--api", h.Address()}, h.args...)
+	cmd := exec.Command(h.exe, append(all, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -209,12 +217,15 @@ func (h *Hub) cleanup() {
 
 // Processes are the living processes that have the hub's data in their
 // command line, the hub itself among them.
-func (h *Hub) Processes() []int {
+func (h *Hub) Processes() []int { return processes(h.exe, h.data) }
+
+// processes of a program that have a folder in their command line.
+func processes(exe, dir string) []int {
 	var pids []int
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, name := range files {
 		data, err := os.ReadFile(name)
-		if err != nil || !bytes.HasPrefix(data, []byte(h.exe+"\x00")) || !bytes.Contains(data, []byte(h.data)) {
+		if err != nil || !bytes.HasPrefix(data, []byte(exe+"\x00")) || !bytes.Contains(data, []byte(dir)) {
 			continue
 		}
 		var pid int

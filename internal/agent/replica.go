@@ -72,7 +72,7 @@ func (r *remote) Current(ctx context.Context, vol journal.VolumeID) (sync.Curren
 	if err != nil {
 		return nil, err
 	}
-	return dialCurrent(ctx, p)
+	return sync.DialCurrent(ctx, p)
 }
 
 // Base implements protect.Replica.
