@@ -50,7 +50,10 @@ func start(t testing.TB, name string, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{Name: name, ended: make(chan struct{})}
 	cmd.Stderr = &p.stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
 	started := make(chan error, 1)
 	go func() {
 		// The death signal comes when this thread ends, so it has to last.
@@ -128,14 +131,18 @@ func listen(t testing.TB, path string) *os.File {
 	l.SetUnlinkOnClose(false)
 	defer l.Close()
 	f, err := l.File()
+	if err == nil {
+		err = os.Chmod(path, 0o666) // like the keeper's
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	return f
 }
 
-// shortDir is a directory whose path leaves room for a socket's name:
-// t.TempDir holds the test's name and can be too long.
+// shortDir is a directory whose path leaves room for a socket's name, and that
+// QEMUs of other users can go through: t.TempDir holds the test's name and can be
+// too long.
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vm")
@@ -143,6 +150,9 @@ func shortDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
 	return dir
 }
 

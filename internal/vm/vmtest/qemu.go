@@ -225,6 +225,15 @@ func (q *QEMU) GuestURI(node string) string {
 	return "nbd+unix:///" + node + "?socket=" + q.NBDServer[len("unix:"):]
 }
 
+// Write runs qemu-io commands as a guest.
+func (q *QEMU) Write(node string, commands ...string) {
+	q.t.Helper()
+	IO(q.t, q.GuestURI(node), commands...)
+}
+
+// SocketDir is a directory in which the QEMU may make sockets.
+func (q *QEMU) SocketDir() string { return q.Dir }
+
 // Quit ends QEMU in an orderly way and waits for its end.
 func (q *QEMU) Quit() {
 	q.t.Helper()
