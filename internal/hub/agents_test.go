@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -135,13 +136,14 @@ func TestRevokedAgentIsCutOff(t *testing.T) {
 	live, stays := r.connect(id), r.connect(other)
 	late := r.token(api.TokenRequest{Agent: "kvm1"})
 
-	e := newEntry("", groupRecord{Group: catalog.Group{Name: "shop", Agent: id.Agent().ID.String(), Intent: catalog.IntentPause}}, r.cfg.Logger)
+	e := newEntry("", groupRecord{Group: catalog.Group{Name: "shop", Agent: id.Agent().ID.String(), Intent: catalog.IntentPause,
+		Volumes: []catalog.Volume{{VM: "web"}, {VM: "web"}, {VM: "db"}}}}, r.cfg.Logger)
 	r.Hub.mu.groups["shop"] = e
 	if err := r.RemoveAgent(ctx, "kvm1", false); codeOf(err) != api.CodeConflict || !strings.Contains(err.Error(), "shop") {
 		t.Errorf("remove an agent that protects: %v", err)
 	}
-	if live.Err() != nil || r.listed("kvm1").State != api.AgentOnline {
-		t.Error("an agent was cut off that was not removed")
+	if a := r.listed("kvm1"); live.Err() != nil || a.State != api.AgentOnline || fmt.Sprint(a.VMs, a.Groups) != "[db web] [shop]" {
+		t.Errorf("an agent that was not removed: %v, %+v", live.Err(), a)
 	}
 	if err := r.RemoveAgent(ctx, "kvm1", true); err != nil {
 		t.Fatal(err)

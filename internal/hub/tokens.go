@@ -58,10 +58,7 @@ func (h *Hub) ListAgents(ctx context.Context) (api.Agents, error) {
 	if err != nil {
 		return l, catalogError(err)
 	}
-	vms, err := h.store.VMs(ctx)
-	if err != nil {
-		return l, catalogError(err)
-	}
+	vms := h.agentVMs(ctx)
 	for _, r := range records {
 		id := r.ID.String()
 		if r.Revoked == nil {
@@ -73,7 +70,14 @@ func (h *Hub) ListAgents(ctx context.Context) (api.Agents, error) {
 				a.VMs = append(a.VMs, m.Name)
 			}
 		}
-		a.Groups = append(a.Groups, h.groupsOfAgent(id)...)
+		for _, g := range h.groupsOfAgent(id) {
+			a.Groups = append(a.Groups, g.Name)
+			for _, v := range g.Volumes { // its host may be away
+				a.VMs = append(a.VMs, v.VM)
+			}
+		}
+		slices.Sort(a.VMs)
+		a.VMs = slices.Compact(a.VMs)
 		l.Agents = append(l.Agents, a)
 	}
 	slices.SortStableFunc(l.Agents, func(a, b api.Agent) int {
@@ -127,10 +131,10 @@ func (a *agents) trouble() string {
 }
 
 // groupsOfAgent are the groups that an agent protects.
-func (h *Hub) groupsOfAgent(id string) (groups []string) {
+func (h *Hub) groupsOfAgent(id string) (groups []groupRecord) {
 	for _, e := range h.entries() {
 		if r := e.record(); r.Agent == id && r.Intent != catalog.IntentStop {
-			groups = append(groups, r.Name)
+			groups = append(groups, r)
 		}
 	}
 	return groups
@@ -144,8 +148,8 @@ func (h *Hub) RemoveAgent(ctx context.Context, name string, force bool) error {
 	}
 	id := r.ID.String()
 	if groups := h.groupsOfAgent(id); len(groups) > 0 && !force {
-		return api.Errorf(api.CodeConflict, "agent %s protects %v", name, groups).
-			WithHint("rephub unprotect them first, with --keep-history to keep what there is; --force shuts the agent out all the same, and its taps stay in the VMs")
+		return api.Errorf(api.CodeConflict, "agent %s protects group %s", name, groups[0].Name).
+			WithHint("rephub unprotect %s first, with --keep-history to keep what there is; --force shuts the agent out all the same, and its taps stay in the VMs", groups[0].Name)
 	}
 	t, err := h.agents.open(ctx)
 	switch {
