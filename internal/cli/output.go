@@ -19,6 +19,14 @@ func (t *table) row(cells ...string) {
 	fmt.Fprintln(t.w, strings.TrimRight(strings.Join(cells, "\t"), "\t "))
 }
 
+// rowOf is row, with the second cell, which tells the host, only if asked for.
+func (t *table) rowOf(hosts bool, name, host string, rest ...string) {
+	if hosts {
+		rest = append([]string{host}, rest...)
+	}
+	t.row(append([]string{name}, rest...)...)
+}
+
 // print writes v as JSON, or as the table that fill makes.
 func (a *app) print(v any, fill func(t *table)) error {
 	if a.output == "json" {

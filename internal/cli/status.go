@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -118,8 +119,11 @@ func statusTable(t *table, st api.Status, detail bool) {
 	}
 }
 
+// groupsTable has a column for the host when there is a group of another host
+// than the hub's.
 func groupsTable(t *table, groups []api.GroupStatus) {
-	t.row("GROUP", "STATE", "RPO", "FIRST", "DURABLE", "LAST", "JOURNAL", "REASON")
+	hosts := slices.ContainsFunc(groups, func(g api.GroupStatus) bool { return g.Agent != "" })
+	t.rowOf(hosts, "GROUP", "HOST", "STATE", "RPO", "FIRST", "DURABLE", "LAST", "JOURNAL", "REASON")
 	for i := range groups {
 		g := &groups[i]
 		rpo := "-"
@@ -133,7 +137,7 @@ func groupsTable(t *table, groups []api.GroupStatus) {
 		if reason == "" {
 			reason = g.HistoryNote
 		}
-		t.row(g.Name, string(g.State), rpo, num(g.FirstSeq), num(g.DurableSeq), num(g.LastSeq), bytesText(g.JournalBytes), dash(reason))
+		t.rowOf(hosts, g.Name, dash(g.Agent), string(g.State), rpo, num(g.FirstSeq), num(g.DurableSeq), num(g.LastSeq), bytesText(g.JournalBytes), dash(reason))
 	}
 }
 

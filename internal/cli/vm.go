@@ -102,23 +102,17 @@ func (a *app) vmRemoveCommand() *cobra.Command {
 // hub's.
 func vmTable(t *table, vms []api.VM) {
 	hosts := slices.ContainsFunc(vms, func(vm api.VM) bool { return vm.Agent != "" })
-	row := func(name, host string, rest ...string) {
-		if hosts {
-			rest = append([]string{host}, rest...)
-		}
-		t.row(append([]string{name}, rest...)...)
-	}
-	row("VM", "HOST", "STATE", "GROUP", "VOLUME", "SIZE", "FORMAT", "PROTECTED")
+	t.rowOf(hosts, "VM", "HOST", "STATE", "GROUP", "VOLUME", "SIZE", "FORMAT", "PROTECTED")
 	for _, vm := range vms {
 		state := vm.RunState
 		if !vm.Reachable {
 			state = "unreachable"
 		}
 		if len(vm.Volumes) == 0 {
-			row(vm.Name, dash(vm.Agent), state, dash(vm.Group), dash(""), dash(""), dash(""), dash(vm.Reason))
+			t.rowOf(hosts, vm.Name, dash(vm.Agent), state, dash(vm.Group), dash(""), dash(""), dash(""), dash(vm.Reason))
 		}
 		for _, v := range vm.Volumes {
-			row(vm.Name, dash(vm.Agent), state, dash(vm.Group), v.Name, bytesText(v.Size), dash(v.Format), yesNo(v.Protected))
+			t.rowOf(hosts, vm.Name, dash(vm.Agent), state, dash(vm.Group), v.Name, bytesText(v.Size), dash(v.Format), yesNo(v.Protected))
 		}
 	}
 }
