@@ -3,6 +3,7 @@ package libvirt_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,11 +33,10 @@ func open(t *testing.T, l *vmtest.Libvirtd, domain string) vm.VM {
 
 func TestConform(t *testing.T) {
 	l := vmtest.StartLibvirtd(t)
-	n := 0
+	var n atomic.Int32
 	conform.Run(t, conform.Way{
 		Start: func(t *testing.T, disks ...vmtest.Disk) conform.Guest {
-			n++
-			return l.Define(t, fmt.Sprintf("vm%d", n), disks...)
+			return l.Define(t, fmt.Sprintf("vm%d", n.Add(1)), disks...)
 		},
 		Open: func(t *testing.T, g conform.Guest) vm.VM { return open(t, l, g.(*vmtest.Domain).Name) },
 	})

@@ -34,7 +34,7 @@ const domainXML = `<domain type='qemu'>
   <os><type arch='x86_64' machine='q35'>hvm</type></os>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    <controller type='usb' model='none'/> <memballoon model='none'/>
+    <controller type='usb' model='none'/> <controller type='scsi' model='virtio-scsi'/> <memballoon model='none'/>
     <controller type='pci' model='pcie-root'/> <controller type='pci' model='pcie-root-port'/>
     <controller type='pci' model='pcie-root-port'/> <controller type='pci' model='pcie-root-port'/> <controller type='pci' model='pcie-root-port'/>
 %s  </devices>
@@ -54,6 +54,7 @@ func (l *Libvirtd) Define(t testing.TB, name string, disks ...Disk) *Domain {
 		t.Fatalf("define domain %s: %v", name, err)
 	}
 	t.Cleanup(func() {
+		d.Kill() // or libvirt would ask politely first
 		l.lib.DomainDestroy(d.dom)
 		l.lib.DomainUndefine(d.dom)
 	})

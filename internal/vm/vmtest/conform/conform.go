@@ -38,7 +38,7 @@ type Way struct {
 	Open  func(t *testing.T, g Guest) vm.VM
 }
 
-// Run runs all tests.
+// Run runs all tests, several at once.
 func Run(t *testing.T, w Way) {
 	for name, test := range map[string]func(*testing.T, Way){
 		"WritesReachBoth":      writesReachBoth,
@@ -57,7 +57,10 @@ func Run(t *testing.T, w Way) {
 		"ForgottenPause":       forgottenPause,
 		"TapOverTCP":           tapOverTCP,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, w) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, w)
+		})
 	}
 }
 

@@ -1,0 +1,252 @@
+package libvirt_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	golibvirt "github.com/digitalocean/go-libvirt"
+
+	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/internal/vm/discover"
+	"github.com/rephub/rephub/internal/vm/libvirt"
+	"github.com/rephub/rephub/internal/vm/qemu"
+	"github.com/rephub/rephub/internal/vm/vmtest"
+)
+
+const group = vm.GroupTag("g1")
+
+func attach(t *testing.T, v vm.VM, nodes ...string) []vm.Tap {
+	t.Helper()
+	k := vmtest.StartNBDKit(t, "memory", "64M")
+	a := vm.Attach{Group: group}
+	for _, n := range nodes {
+		a.Volumes = append(a.Volumes, vm.AttachVolume{Node: n, Socket: k.Socket, Export: "token-" + n})
+	}
+	taps, err := v.Attach(deadline(t), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return taps
+}
+
+// await waits for a list that is as it should be.
+func await(t *testing.T, lists <-chan []discover.Found, what string, good func([]discover.Found) bool) {
+	t.Helper()
+	for {
+		select {
+		case l := <-lists:
+			if good(l) {
+				return
+			}
+			t.Logf("%s: not yet: %+v", what, l)
+		case <-deadline(t).Done():
+			t.Fatalf("%s was not reported", what)
+		}
+	}
+}
+
+// The whole life of a domain and its daemon, as discovery tells it and as a tap
+// lives through it: the daemon is killed and comes back, and no tap notices.
+func TestDaemonRestart(t *testing.T) {
+	l := vmtest.StartLibvirtd(t)
+	d := l.Define(t, "web", vmtest.Disk{})
+	ctx, cancel := context.WithCancel(t.Context())
+	lists, ended := make(chan []discover.Found), make(chan error, 1)
+	go func() {
+		ended <- libvirt.Source(l.URI)(ctx, func(l []discover.Found) {
+			select {
+			case lists <- l:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	state := func(want string) func([]discover.Found) bool {
+		return func(found []discover.Found) bool {
+			return len(found) == 1 && found[0] == discover.Found{Name: "web", QMP: libvirt.Address(l.URI, "web"), State: want}
+		}
+	}
+	await(t, lists, "paused", state("paused"))
+	if err := l.Lib().DomainResume(d.Dom()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, lists, "running", state("running"))
+
+	v := open(t, l, "web")
+	taps := attach(t, v, d.Nodes()...)
+	events := v.Subscribe()
+	l.Restart()
+	<-v.Done()
+	if _, err := v.CheckFence(deadline(t), taps); !errors.Is(err, vm.ErrLost) || errors.Is(err, vm.ErrGone) || !errors.Is(v.Err(), vm.ErrLost) {
+		t.Fatalf("got %v and %v", err, v.Err())
+	}
+	for err := error(nil); !errors.Is(err, vm.ErrLost); {
+		if _, err = events.Next(deadline(t)); err != nil && !errors.Is(err, vm.ErrLost) {
+			t.Fatal(err)
+		}
+	}
+	await(t, lists, "lost", func(found []discover.Found) bool {
+		return len(found) == 2 && found[0].Name == "web" && found[0].State == "" && found[1].QMP == "" && found[1].Reason != ""
+	})
+	await(t, lists, "back", state("running"))
+	again := open(t, l, "web")
+	if again.Identity() != v.Identity() {
+		t.Fatalf("%+v, then %+v", v.Identity(), again.Identity())
+	}
+	d.Write(d.Nodes()[0], "write -P 1 0 4k")
+	if _, err := again.CheckFence(deadline(t), taps); err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Detach(deadline(t), taps); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := l.Lib().DomainDestroy(d.Dom()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, lists, "shut off", state("shut off"))
+	<-again.Done()
+	if _, err := libvirt.Open(deadline(t), l.URI, "web", qemu.Config{}); !errors.Is(err, vm.ErrGone) || errors.Is(err, vm.ErrLost) {
+		t.Fatalf("got %v", err)
+	}
+	if err := l.Lib().DomainUndefine(d.Dom()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, lists, "none", func(found []discover.Found) bool { return len(found) == 0 })
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// Disks have the names that libvirt's users know, also when they come and go.
+func TestHotplug(t *testing.T) {
+	l := vmtest.StartLibvirtd(t)
+	d := l.Define(t, "web", vmtest.Disk{}, vmtest.Disk{Format: "qcow2"})
+	v := open(t, l, "web")
+	names := func() (out []string) {
+		t.Helper()
+		list, err := v.Volumes(deadline(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range list {
+			out = append(out, w.Name)
+		}
+		return out
+	}
+	if got := names(); !slices.Equal(got, []string{"vda", "vdb"}) {
+		t.Fatalf("volumes %v", got)
+	}
+	taps := attach(t, v, d.Nodes()...)
+	events := v.Subscribe()
+	defer events.Close()
+	device := func(id string) {
+		t.Helper()
+		for {
+			e, err := events.Next(deadline(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Kind == vm.EventDevices && strings.Contains(e.Device, id) {
+				return
+			}
+		}
+	}
+	sda := strings.NewReplacer("vdc", "sda", "bus='virtio'", "bus='scsi'").Replace(d.DiskXML(2, vmtest.Disk{}))
+	sda = strings.ReplaceAll(sda, "-sda", "-vdc") // the image is where it was made
+	if err := l.Lib().DomainAttachDevice(d.Dom(), sda); err != nil {
+		t.Fatal(err)
+	}
+	device("scsi0-0-0-0")
+	if got := names(); !slices.Equal(got, []string{"sda", "vda", "vdb"}) {
+		t.Fatalf("volumes %v", got)
+	}
+	if err := v.CheckBypass(deadline(t), taps); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Lib().DomainDetachDevice(d.Dom(), sda); err != nil {
+		t.Fatal(err)
+	}
+	device("scsi0-0-0-0")
+	if got := names(); !slices.Equal(got, []string{"vda", "vdb"}) {
+		t.Fatalf("volumes %v", got)
+	}
+	if err := v.CheckBypass(deadline(t), taps); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, l, d, true)
+	if err := v.Detach(deadline(t), taps); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, l, d, false)
+}
+
+// refused tries what QEMU refuses while taps are on.
+func refused(t *testing.T, l *vmtest.Libvirtd, d *vmtest.Domain, want bool) {
+	t.Helper()
+	for what, err := range map[string]error{
+		"resize": l.Lib().DomainBlockResize(d.Dom(), "vda", 128<<20, golibvirt.DomainBlockResizeBytes),
+		"backup": l.Lib().DomainBackupBegin(d.Dom(), "<domainbackup mode='push'><disks><disk name='vda' type='file'><target file='"+
+			filepath.Join(l.Dir, "images", "backup")+"'/></disk><disk name='vdb' backup='no'/></disks></domainbackup>", nil, 0),
+	} {
+		if (err != nil) != want {
+			t.Errorf("%s, refused expected %v: %v", what, want, err)
+		}
+		t.Logf("%s: %v", what, err)
+	}
+}
+
+// A daemon that hangs costs callers their contexts and nothing else.
+func TestDaemonHangs(t *testing.T) {
+	l := vmtest.StartLibvirtd(t)
+	d := l.Define(t, "web", vmtest.Disk{})
+	v := open(t, l, "web")
+	taps := attach(t, v, d.Nodes()...)
+	l.Freeze()
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		_, err := v.CheckFence(ctx, taps)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("got %v", err)
+		}
+		if _, err := libvirt.Open(ctx, l.URI, "web", qemu.Config{}); err == nil || errors.Is(err, vm.ErrGone) {
+			t.Fatalf("got %v", err)
+		}
+		cancel()
+	}
+	other := make(chan struct{})
+	go func() {
+		defer close(other)
+		v.Close()
+	}()
+	select {
+	case <-other:
+	case <-deadline(t).Done():
+		t.Fatal("Close waits for a daemon that hangs")
+	}
+	l.Thaw()
+	v = open(t, l, "web")
+	if _, err := v.CheckFence(deadline(t), taps); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Detach(deadline(t), taps); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNobodyThere(t *testing.T) {
+	uri := "qemu:///session?socket=" + filepath.Join(t.TempDir(), "none")
+	_, err := libvirt.Open(deadline(t), uri, "web", qemu.Config{})
+	var hint interface{ Hint() string }
+	if !errors.Is(err, vm.ErrLost) || errors.Is(err, vm.ErrGone) || !errors.As(err, &hint) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := libvirt.Open(deadline(t), "qemu+ssh://host/system", "web", qemu.Config{}); err == nil {
+		t.Fatal("a daemon elsewhere was accepted")
+	}
+}
