@@ -19,6 +19,7 @@ import (
 //	lock          flock'ed by the hub that uses it; holds its process id
 //	hub.json      what this is, and the hub's identity
 //	catalog/      the catalog's server
+//	authority/    what agents trust; see trust.Authority
 //	keeper/       the tap keeper's sockets
 //	groups/NAME/  a group: record, journal, base images
 //	mounts/ID/    a mount: record, scratch layers
