@@ -24,6 +24,8 @@ type AgentService interface {
 type TokenRequest struct {
 	TTLSeconds float64 `json:"ttl_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"how long it can be used; default 1 hour"`
 	Agent      string  `json:"agent,omitempty" doc:"name of an agent that the host becomes again: its certificate expired, or its disk is gone"`
+	// NewAuthority means nothing while the hub's authority is there.
+	NewAuthority bool `json:"new_authority,omitempty" doc:"make another certificate authority if the hub's is lost: then every agent has to join again"`
 }
 
 // Token lets one host join.

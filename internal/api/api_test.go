@@ -121,8 +121,8 @@ func TestOperations(t *testing.T) {
 		{"add-vm", func() error { _, err := c.AddVM(ctx, VMSpec{"n", "/q", "unix:/s"}); return err }, []any{"add-vm", VMSpec{"n", "/q", "unix:/s"}}},
 		{"list-vms", func() error { _, err := c.ListVMs(ctx); return err }, []any{"list-vms"}},
 		{"remove-vm", func() error { return c.RemoveVM(ctx, "a b/c") }, []any{"remove-vm", "a b/c"}},
-		{"create-token", func() error { _, err := c.CreateToken(ctx, TokenRequest{90.5, "a"}); return err },
-			[]any{"create-token", TokenRequest{90.5, "a"}}},
+		{"create-token", func() error { _, err := c.CreateToken(ctx, TokenRequest{90.5, "a", true}); return err },
+			[]any{"create-token", TokenRequest{90.5, "a", true}}},
 		{"list-agents", func() error { _, err := c.ListAgents(ctx); return err }, []any{"list-agents"}},
 		{"remove-agent", func() error { return c.RemoveAgent(ctx, "a b/c", true) }, []any{"remove-agent", "a b/c", true}},
 		{"protect", func() error {

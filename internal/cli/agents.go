@@ -105,6 +105,7 @@ show it again until it expires, if the answer was lost.`,
 	f := cmd.Flags()
 	f.StringVar(&ttl, "ttl", "1h", "how long it can be used, `DURATION`: 10m, 1h, 7d")
 	f.StringVar(&req.Agent, "agent", "", "for a host that comes back as the agent of this `NAME`: its certificate has expired, or its disk is gone")
+	f.BoolVar(&req.NewAuthority, "new-authority", false, "if the hub's certificate authority is lost, make another: then every agent needs a token with --agent")
 	must(cmd.RegisterFlagCompletionFunc("agent", a.completeAgents))
 	return cmd
 }

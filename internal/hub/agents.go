@@ -100,6 +100,19 @@ func newAgents(cfg agentsConfig) (*agents, error) {
 
 // open is the authority; it is made when there never was one.
 func (a *agents) open(ctx context.Context) (*agentTrust, error) {
+	return a.openOr(ctx, func() error { return a.mayMake(ctx) })
+}
+
+// remake is open, and makes another authority in place of one that is lost.
+func (a *agents) remake(ctx context.Context) (*agentTrust, error) {
+	return a.openOr(ctx, func() error {
+		a.cfg.Logger.Warn("a new certificate authority is made, all agents have to join again", "dir", a.cfg.Dir)
+		return nil
+	})
+}
+
+// openOr opens the authority, or makes it if mayMake agrees.
+func (a *agents) openOr(ctx context.Context, mayMake func() error) (*agentTrust, error) {
 	select {
 	case a.opening <- struct{}{}:
 		defer func() { <-a.opening }()
@@ -113,7 +126,7 @@ func (a *agents) open(ctx context.Context) (*agentTrust, error) {
 		return t, nil
 	}
 	cfg := a.cfg.Trust
-	cfg.MayMake = func() error { return a.mayMake(ctx) }
+	cfg.MayMake = mayMake
 	authority, err := trust.OpenAuthority(vfs.OS(), a.cfg.Dir, cfg)
 	if err == nil {
 		t = &agentTrust{authority, trust.NewRegistrar(authority, a.cfg.Store.Tokens(), a.admit)}
@@ -145,7 +158,7 @@ func (a *agents) mayMake(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", errAuthorityLost, api.Errorf(api.CodeConflict, "there are %d of them, and it is not in %s", n, a.cfg.Dir).
-		WithHint("put the directory back from a backup; without one: rephub agent remove each of rephub agent list, and let each host join anew"))
+		WithHint("put the directory back from a backup; without one: rephub token create --new-authority --agent NAME for each of rephub agent list, with which it joins again"))
 }
 
 // admit records an agent that joins.

@@ -286,20 +286,28 @@ func TestAuthorityOutlivesTheHub(t *testing.T) {
 	}
 	r.stop()
 
-	// It does not: everybody has to go, then there is a new one.
+	// It does not: some agents go, and if asked for there is a new one, by which
+	// the others come back as themselves.
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
 	r.serve(store, nil)
-	for _, name := range []string{"kvm1", "kvm2"} {
-		if err := r.RemoveAgent(t.Context(), name, false); err != nil {
-			t.Fatal(err)
-		}
+	if err := r.RemoveAgent(t.Context(), "kvm2", false); err != nil {
+		t.Fatal(err)
 	}
+	r.log.await(t, "level=ERROR", "no agent can connect", "there are 1 of them")
+	token = r.token(api.TokenRequest{Agent: "kvm1", NewAuthority: true})
 	if err := r.refusal(id); !errors.Is(err, trust.ErrWrongHub) {
 		t.Errorf("an agent of the old authority: %v", err)
 	}
-	r.connect(r.agent("kvm1"))
+	again, err := r.join(crashfs.New(), token, "kvm1")
+	if err != nil || again.Agent() != id.Agent() {
+		t.Fatalf("came back as %v, %v", again, err)
+	}
+	r.connect(again)
+	// With an authority that is there it means nothing.
+	r.token(api.TokenRequest{NewAuthority: true})
+	r.connect(again)
 }
 
 // failingListener fails some times before it accepts.

@@ -25,7 +25,11 @@ func (h *Hub) CreateToken(ctx context.Context, req api.TokenRequest) (api.Token,
 		}
 		spec.Agent = r.ID
 	}
-	t, err := h.agents.open(ctx)
+	open := h.agents.open
+	if req.NewAuthority {
+		open = h.agents.remake
+	}
+	t, err := open(ctx)
 	if err != nil {
 		return api.Token{}, authorityError(err)
 	}
