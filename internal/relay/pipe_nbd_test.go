@@ -188,4 +188,9 @@ func TestPipeIsLimited(t *testing.T) {
 		t.Errorf("bytes changed on the way: %v", err)
 	}
 	must(t, <-wrote)
+	await(t, "the window is whole again", func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return near.(*pipe).st.credit > pipeWindow-pipeWindow/4 // the rest is granted later
+	})
 }
