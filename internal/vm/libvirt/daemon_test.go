@@ -52,8 +52,7 @@ func await(t *testing.T, lists <-chan []discover.Found, what string, good func([
 
 // The whole life of a domain and its daemon, as discovery tells it and as a tap
 // lives through it: the daemon is killed and comes back, and no tap notices.
-func TestDaemonRestart(t *testing.T) {
-	l := vmtest.StartLibvirtd(t)
+func daemonRestart(t *testing.T, l *vmtest.Libvirtd) {
 	d := l.Define(t, "web", vmtest.Disk{})
 	ctx, cancel := context.WithCancel(t.Context())
 	lists, ended := make(chan []discover.Found), make(chan error, 1)
@@ -124,10 +123,9 @@ func TestDaemonRestart(t *testing.T) {
 }
 
 // Disks have the names that libvirt's users know, also when they come and go.
-func TestHotplug(t *testing.T) {
-	l := vmtest.StartLibvirtd(t)
-	d := l.Define(t, "web", vmtest.Disk{}, vmtest.Disk{Format: "qcow2"})
-	v := open(t, l, "web")
+func hotplug(t *testing.T, l *vmtest.Libvirtd) {
+	d := l.Define(t, "hotplug", vmtest.Disk{}, vmtest.Disk{Format: "qcow2"})
+	v := open(t, l, "hotplug")
 	names := func() (out []string) {
 		t.Helper()
 		list, err := v.Volumes(deadline(t))
@@ -202,10 +200,9 @@ func refused(t *testing.T, l *vmtest.Libvirtd, d *vmtest.Domain, want bool) {
 }
 
 // A daemon that hangs costs callers their contexts and nothing else.
-func TestDaemonHangs(t *testing.T) {
-	l := vmtest.StartLibvirtd(t)
-	d := l.Define(t, "web", vmtest.Disk{})
-	v := open(t, l, "web")
+func daemonHangs(t *testing.T, l *vmtest.Libvirtd) {
+	d := l.Define(t, "hangs", vmtest.Disk{})
+	v := open(t, l, "hangs")
 	taps := attach(t, v, d.Nodes()...)
 	l.Freeze()
 	for range 3 {
@@ -214,7 +211,7 @@ func TestDaemonHangs(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("got %v", err)
 		}
-		if _, err := libvirt.Open(ctx, l.URI, "web", qemu.Config{}); err == nil || errors.Is(err, vm.ErrGone) {
+		if _, err := libvirt.Open(ctx, l.URI, "hangs", qemu.Config{}); err == nil || errors.Is(err, vm.ErrGone) {
 			t.Fatalf("got %v", err)
 		}
 		cancel()
@@ -230,7 +227,7 @@ func TestDaemonHangs(t *testing.T) {
 		t.Fatal("Close waits for a daemon that hangs")
 	}
 	l.Thaw()
-	v = open(t, l, "web")
+	v = open(t, l, "hangs")
 	if _, err := v.CheckFence(deadline(t), taps); err != nil {
 		t.Fatal(err)
 	}

@@ -31,8 +31,22 @@ func open(t *testing.T, l *vmtest.Libvirtd, domain string) vm.VM {
 	return v
 }
 
-func TestConform(t *testing.T) {
+// One daemon for all: what it asks of a QEMU that it has never met takes longer
+// than most tests.
+func TestLibvirt(t *testing.T) {
 	l := vmtest.StartLibvirtd(t)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *vmtest.Libvirtd)
+	}{
+		{"Conform", conforms}, {"Hotplug", hotplug}, {"Settle", settle}, {"MarksLeftOver", marksLeftOver},
+		{"DaemonHangs", daemonHangs}, {"DaemonRestart", daemonRestart}, // alone
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, l) })
+	}
+}
+
+func conforms(t *testing.T, l *vmtest.Libvirtd) {
 	var n atomic.Int32
 	conform.Run(t, conform.Way{
 		Start: func(t *testing.T, disks ...vmtest.Disk) conform.Guest {

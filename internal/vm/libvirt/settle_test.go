@@ -1,27 +1,24 @@
-package libvirt
+package libvirt_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
+	"github.com/rephub/rephub/internal/vm/libvirt"
 	"github.com/rephub/rephub/internal/vm/vmtest"
 	"github.com/rephub/rephub/qmp"
 )
 
 // What QEMU told before it answered is recorded after Settle, though libvirt lets
 // answers overtake events.
-func TestSettle(t *testing.T) {
-	l := vmtest.StartLibvirtd(t)
-	l.Define(t, "web", vmtest.Disk{})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+func settle(t *testing.T, l *vmtest.Libvirtd) {
+	l.Define(t, "settle", vmtest.Disk{})
+	ctx := deadline(t)
 	var mu sync.Mutex
 	heard := map[string]bool{}
-	m, err := openMonitor(ctx, l.URI, "web", func(e qmp.Event) {
+	m, err := libvirt.OpenMonitor(ctx, l.URI, "settle", func(e qmp.Event) {
 		var d struct{ ID, Status string }
 		if json.Unmarshal(e.Data, &d) == nil && d.Status == "created" {
 			mu.Lock()
@@ -53,20 +50,16 @@ func TestSettle(t *testing.T) {
 	if err := m.Execute(ctx, "query-jobs", nil, &jobs); err != nil || len(jobs) != 100 {
 		t.Fatalf("markers were left: %d jobs, %v", len(jobs), err)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.mu.marks) > 0 {
-		t.Fatalf("%d markers are remembered", len(m.mu.marks))
+	if n := libvirt.Marks(m); n > 0 {
+		t.Fatalf("%d markers are remembered", n)
 	}
 }
 
 // Markers of a connection that was killed are taken away by the next.
-func TestMarksLeftOver(t *testing.T) {
-	l := vmtest.StartLibvirtd(t)
-	d := l.Define(t, "web", vmtest.Disk{})
+func marksLeftOver(t *testing.T, l *vmtest.Libvirtd) {
+	d := l.Define(t, "marks", vmtest.Disk{})
 	d.Must("blockdev-create", map[string]any{"job-id": "rephub-m-mark-old", "options": map[string]any{"driver": "file", "filename": "", "size": 0}}, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := deadline(t)
 	for {
 		var jobs []struct{ Status string }
 		d.Must("query-jobs", nil, &jobs)
@@ -77,7 +70,7 @@ func TestMarksLeftOver(t *testing.T) {
 			t.Fatal("the job does not end")
 		}
 	}
-	m, err := openMonitor(ctx, l.URI, "web", func(qmp.Event) {})
+	m, err := libvirt.OpenMonitor(ctx, l.URI, "marks", func(qmp.Event) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,12 +31,10 @@ type Domain struct {
 
 const domainXML = `<domain type='qemu'>
   <name>%s</name> <memory unit='MiB'>32</memory> <vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    <controller type='usb' model='none'/> <controller type='scsi' model='virtio-scsi'/> <memballoon model='none'/>
-    <controller type='pci' model='pcie-root'/> <controller type='pci' model='pcie-root-port'/>
-    <controller type='pci' model='pcie-root-port'/> <controller type='pci' model='pcie-root-port'/> <controller type='pci' model='pcie-root-port'/>
+    <controller type='usb' model='none'/> <memballoon model='none'/> <controller type='scsi' model='virtio-scsi'/>
 %s  </devices>
 </domain>`
 
