@@ -98,7 +98,9 @@ type BitmapSwitch struct {
 	Add         []BitmapRef
 	Disable     []BitmapRef
 	Granularity int64 // bytes; 0: DefaultBitmapGranularity
-	Persistent  bool  // only where every volume's PersistentBitmaps is true
+	// Persistent are the nodes whose new bitmap is to outlive a clean stop of the
+	// VM; their PersistentBitmaps must be true.
+	Persistent []string
 }
 
 // DefaultBitmapGranularity in bytes: the chunk that a resync reads again for
@@ -112,8 +114,10 @@ type Attach struct {
 	// before the first tap, and taken back when the attach fails.
 	Bitmap            BitmapName
 	BitmapGranularity int64 // bytes; 0: DefaultBitmapGranularity
-	PersistentBitmap  bool
-	Volumes           []AttachVolume
+	// PersistentBitmap: it is to outlive a clean stop of the VM on those volumes
+	// whose PersistentBitmaps is true.
+	PersistentBitmap bool
+	Volumes          []AttachVolume
 }
 
 // AttachVolume is one tap to make.

@@ -125,8 +125,8 @@ func (v *VM) planAttach(ctx context.Context, a vm.Attach) (*attachPlan, error) {
 			return nil, fmt.Errorf("%w: %q", vm.ErrNoVolume, w.Node)
 		case vol.Tapped:
 			return nil, fmt.Errorf("volume %s has a tap already: %w", w.Node, vm.ErrBusy)
-		case a.PersistentBitmap && !vol.PersistentBitmaps:
-			return nil, fmt.Errorf("volume %s: its format %s keeps no bitmaps", w.Node, vol.Format)
+		case a.PersistentBitmap && vol.PersistentBitmaps:
+			plan.persistent = append(plan.persistent, w.Node)
 		}
 		id := cmp.Or(w.ID, vm.NewID())
 		if err := vm.ValidateID(id); err != nil {
@@ -156,7 +156,7 @@ func tapOf(g vm.GroupTag, id, volume string) vm.Tap {
 // runs.
 func (v *VM) carryOut(ctx context.Context, p *attachPlan) error {
 	if refs := p.bitmaps(); len(refs) > 0 {
-		err := v.SwitchBitmaps(ctx, vm.BitmapSwitch{Add: refs, Granularity: p.BitmapGranularity, Persistent: p.PersistentBitmap})
+		err := v.SwitchBitmaps(ctx, vm.BitmapSwitch{Add: refs, Granularity: p.BitmapGranularity, Persistent: p.persistent})
 		if err != nil {
 			if qemuSays(err, "") {
 				p.Bitmap = "" // QEMU made none; what has the name is not ours to remove

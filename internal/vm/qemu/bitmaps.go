@@ -36,7 +36,7 @@ func (v *VM) SwitchBitmaps(ctx context.Context, s vm.BitmapSwitch) error {
 		if _, _, ok := r.Name.Parse(); !ok {
 			return fmt.Errorf("add bitmap %q: not a name of ours", r.Name)
 		}
-		actions = append(actions, addBitmap(r, s.Granularity, s.Persistent))
+		actions = append(actions, addBitmap(r, s.Granularity, slices.Contains(s.Persistent, r.Node)))
 	}
 	for _, r := range s.Disable {
 		actions = append(actions, args{"type": "block-dirty-bitmap-disable", "data": args{"node": r.Node, "name": r.Name}})

@@ -1,102 +1,14 @@
 package qemu_test
 
 import (
-	"encoding/json"
 	"errors"
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/rephub/rephub/internal/vm"
-	"github.com/rephub/rephub/internal/vm/qemu"
 	"github.com/rephub/rephub/internal/vm/vmtest"
 )
-
-// dirty gives the offsets and lengths that a bitmap names, read over NBD.
-func dirty(t *testing.T, uri string, name vm.BitmapName) [][2]int64 {
-	t.Helper()
-	out, err := exec.Command("nbdinfo", "--json", "--map=qemu:dirty-bitmap:"+string(name), uri).Output()
-	if err != nil {
-		t.Fatalf("nbdinfo: %v", err)
-	}
-	var extents []struct{ Offset, Length, Type int64 }
-	if err := json.Unmarshal(out, &extents); err != nil {
-		t.Fatal(err)
-	}
-	var ranges [][2]int64
-	for _, e := range extents {
-		if e.Type == 1 {
-			ranges = append(ranges, [2]int64{e.Offset, e.Length})
-		}
-	}
-	return ranges
-}
-
-// The whole way of a bitmap: added with the tap, switched in one transaction,
-// read over NBD, removed.
-func TestBitmapSwitchAndRead(t *testing.T) {
-	q := vmtest.Start(t, vmtest.Config{Disks: []vmtest.Disk{{}, {}}, NoServer: false})
-	v := open(t, q)
-	k := vmtest.StartNBDKit(t, "memory", "64M")
-	first, next := vm.NewBitmapName(group, 1), vm.NewBitmapName(group, 2)
-	a := request(k.Socket, "disk0", "disk1")
-	a.Bitmap = first
-	taps := attach(t, v, a)
-	vmtest.IO(t, q.GuestURI("disk0"), "write 1M 4k")
-	vmtest.IO(t, q.GuestURI("disk1"), "write 2M 128k")
-	var s vm.BitmapSwitch
-	for _, n := range q.Nodes() {
-		s.Add = append(s.Add, vm.BitmapRef{Node: n, Name: next})
-		s.Disable = append(s.Disable, vm.BitmapRef{Node: n, Name: first})
-	}
-	// One wrong name and nothing of it happens.
-	bad := s
-	bad.Disable = append(slices.Clone(s.Disable), vm.BitmapRef{Node: "disk0", Name: vm.NewBitmapName(group, 9)})
-	if err := v.SwitchBitmaps(deadline(t), bad); err == nil {
-		t.Fatal("a switch with an unknown bitmap succeeded")
-	}
-	list, err := v.ListBitmaps(deadline(t), group)
-	if err != nil || len(list) != 2 || !list[0].Recording || list[0].Name != first || list[0].Dirty != 64<<10 || list[1].Dirty != 128<<10 {
-		t.Fatalf("got %+v, %v", list, err)
-	}
-	if err := v.SwitchBitmaps(deadline(t), s); err != nil {
-		t.Fatal(err)
-	}
-	vmtest.IO(t, q.GuestURI("disk0"), "write 8M 4k")
-	if err := v.StartReader(deadline(t), vm.ReaderConfig{Address: q.NBDServer}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := v.Export(deadline(t), vm.Export{Group: group, Node: "disk0", Bitmaps: []vm.BitmapName{next}}); err == nil {
-		t.Fatal("a bitmap that still records was exported")
-	}
-	x, err := v.Export(deadline(t), vm.Export{Group: group, Node: "disk0", Bitmaps: []vm.BitmapName{first}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := dirty(t, x.URI(), first); len(got) != 1 || got[0] != [2]int64{1 << 20, 64 << 10} {
-		t.Fatalf("dirty %v", got)
-	}
-	refs := []vm.BitmapRef{{Node: "disk0", Name: first}, {Node: "disk1", Name: first}}
-	if err := v.RemoveBitmaps(deadline(t), refs); !errors.Is(err, vm.ErrBusy) {
-		t.Fatalf("remove a bitmap in use: %v", err)
-	}
-	if err := v.Unexport(deadline(t), x.ID); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 { // the second time they are gone
-		if err := v.RemoveBitmaps(deadline(t), refs); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if list, err = v.ListBitmaps(deadline(t), ""); err != nil || len(list) != 2 || list[0].Name != next || list[0].Dirty != 64<<10 {
-		t.Fatalf("got %+v, %v", list, err)
-	}
-	if _, err := v.CheckFence(deadline(t), taps); err != nil {
-		t.Fatal(err)
-	}
-	detach(t, v, taps)
-}
 
 func TestReaderServer(t *testing.T) {
 	q := vmtest.Start(t, vmtest.Config{NoServer: true})
@@ -214,34 +126,6 @@ func TestBypassIsSeen(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	detach(t, v, taps)
-}
-
-// The attach paused the VM and was killed before it let the VM go on.
-func TestForgottenPause(t *testing.T) {
-	q := vmtest.Start(t, vmtest.Config{})
-	v := open(t, q)
-	state := func(want vm.RunState) {
-		t.Helper()
-		if s, err := v.RunState(deadline(t)); err != nil || s != want {
-			t.Fatalf("run state %s, %v, want %s", s, err, want)
-		}
-	}
-	state(vm.StateRunning)
-	// A user's own pause is respected.
-	second(t, q, "stop", nil)
-	v.Close()
-	v = open(t, q)
-	state(vm.StatePaused)
-	second(t, q, "cont", nil)
-	second(t, q, "object-add", map[string]any{"qom-type": "throttle-group", "id": qemu.PauseMarker})
-	second(t, q, "stop", nil)
-	v.Close()
-	v = open(t, q)
-	state(vm.StateRunning)
-	second(t, q, "stop", nil)
-	v.Close()
-	v = open(t, q)
-	state(vm.StatePaused)
 }
 
 // A persistent bitmap outlives an orderly end and nothing else.

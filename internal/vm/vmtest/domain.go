@@ -52,9 +52,8 @@ func (l *Libvirtd) Define(t testing.TB, name string, disks ...Disk) *Domain {
 		t.Fatalf("define domain %s: %v", name, err)
 	}
 	t.Cleanup(func() {
-		d.Kill() // or libvirt would ask politely first
-		l.lib.DomainDestroy(d.dom)
-		l.lib.DomainUndefine(d.dom)
+		d.Kill()
+		l.lib.DomainUndefine(d.dom) // libvirt takes its time to notice; the test does not wait
 	})
 	d.Start()
 	return d

@@ -100,7 +100,7 @@ func (l *Libvirtd) Restart() {
 		l.Process.Kill()
 	}
 	in := func(name string) string { return filepath.Join(l.Dir, name) }
-	cmd := exec.Command("libvirtd", "-f", in("libvirtd.conf"))
+	cmd := exec.Command("/usr/sbin/libvirtd", "-f", in("libvirtd.conf"))
 	cmd.Dir = l.Dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/usr/bin", "HOME=" + in("home"), "XDG_RUNTIME_DIR=" + in("run"),
 		"XDG_CONFIG_HOME=" + in("config"), "XDG_CACHE_HOME=" + in("cache"), "XDG_DATA_HOME=" + in("data")}

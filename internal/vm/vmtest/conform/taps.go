@@ -138,6 +138,10 @@ func attachIsAllOrNothing(t *testing.T, w Way) {
 	small := vmtest.StartNBDKit(t, "memory", "1M")
 	g.Must("blockdev-add", map[string]any{"driver": "null-co", "node-name": "target", "size": 64 << 20}, nil)
 	g.Must("blockdev-mirror", map[string]any{"device": disk[2], "target": "target", "job-id": "other", "sync": "full"}, nil)
+	var load *vmtest.Process
+	if q, ok := g.(*vmtest.QEMU); ok {
+		load = vmtest.Load(t, q.GuestURI(disk[0]), 16)
+	}
 	bitmap := vm.NewBitmapName(group, 1)
 	refuse := func(a vm.Attach, want error) {
 		t.Helper()
@@ -176,6 +180,9 @@ func attachIsAllOrNothing(t *testing.T, w Way) {
 		t.Fatalf("a second tap on a volume: %v", err)
 	}
 	detach(t, v, taps)
+	if load != nil && !load.Alive() {
+		t.Fatal("a write failed")
+	}
 }
 
 // A QEMU that hangs costs callers their contexts and nothing else.

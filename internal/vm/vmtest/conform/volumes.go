@@ -191,6 +191,9 @@ func bypass(t *testing.T, w Way) {
 	if _, err := v.Export(deadline(t), vm.Export{Group: group, Node: disk[0], Writable: true}); !errors.Is(err, vm.ErrBusy) {
 		t.Fatalf("a writable export around the tap: %v", err)
 	}
+	// An export by the name of the tap's filter goes through the tap.
+	g.Must("block-export-add", map[string]any{"type": "nbd", "id": "above", "node-name": taps[0].Filter, "name": "above", "writable": true}, nil)
+	whole(t, v, taps)
 	g.Must("block-export-add", map[string]any{"type": "nbd", "id": "around", "node-name": disk[0], "name": "around", "writable": true}, nil)
 	err = v.CheckBypass(deadline(t), taps)
 	var around *vm.BypassError
