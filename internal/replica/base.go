@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/rephub/rephub/block"
@@ -19,6 +20,8 @@ var errExist = os.ErrExist
 type Base struct {
 	f    vfs.File
 	name string
+
+	synced atomic.Int64 // the initial sync has been below
 
 	mu   sync.Mutex // taken to change the size
 	size int64
@@ -75,15 +78,40 @@ func (b *Base) Size() int64 {
 	return b.size
 }
 
-// WriteAt writes p at off. It is durable after Sync.
-func (b *Base) WriteAt(p []byte, off int64) (int, error) { return b.f.WriteAt(p, off) }
+// writable refuses what lies where the initial sync has been: nobody but
+// retention, which tells those who remember what is there, changes it.
+func (b *Base) writable(off, n int64) error {
+	if synced := b.synced.Load(); off < synced {
+		return fmt.Errorf("write %d bytes of base image %s at %d: the initial sync has come to %d", n, b.name, off, synced)
+	}
+	return nil
+}
+
+// WriteAt writes p at off, which is not below the initial sync's progress. It is
+// durable after Sync.
+func (b *Base) WriteAt(p []byte, off int64) (int, error) {
+	if err := b.writable(off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	return b.f.WriteAt(p, off)
+}
 
 // zeroChunk is the most that Zero writes at once where it cannot make a hole.
 const zeroChunk = 1 << 20
 
-// Zero makes n bytes at off read as zeroes, as a hole where possible. It is
-// durable after Sync.
+// Zero makes n bytes at off, which is not below the initial sync's progress,
+// read as zeroes, as a hole where possible. It is durable after Sync.
 func (b *Base) Zero(off, n int64) error {
+	if n <= 0 {
+		return nil
+	}
+	if err := b.writable(off, n); err != nil {
+		return err
+	}
+	return b.zero(off, n)
+}
+
+func (b *Base) zero(off, n int64) error {
 	if n <= 0 {
 		return nil
 	}

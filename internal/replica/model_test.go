@@ -20,7 +20,7 @@ import (
 const (
 	groupDir = "/group"
 	volumes  = 2
-	volSize  = 96 << 10
+	volSize  = 160 << 10 // two chunks and a half
 )
 
 // op is one entry of the journal, as the model remembers it.
@@ -46,6 +46,8 @@ type world struct {
 	views   []heldView
 	hold    bool                       // keep some views open
 	crashed atomic.Pointer[crashfs.FS] // set by a crash in the middle of something
+	hashes  bool                       // look at them all the time
+	known   int                        // hashes that were found kept
 }
 
 // heldView is a view that stays open while the world goes on.
@@ -125,6 +127,9 @@ func (w *world) resync() {
 			o.seq = w.s.Log().Appended()
 			must(w.t, w.s.Log().AppendSync(w.epoch, id, o.off, o.n, o.data))
 			w.ops = append(w.ops, o)
+			if w.hashes && w.r.IntN(2) == 0 {
+				w.checkHashes() // the next sync record may have the same seq
+			}
 		}
 		must(w.t, w.s.Log().AppendControl(w.epoch, journal.SyncEnd{Volume: id}))
 	}
@@ -241,6 +246,7 @@ func (w *world) crash() {
 	}
 	w.forgetLost()
 	w.check()
+	w.checkHashes()
 	w.resync()
 }
 
@@ -256,6 +262,7 @@ func (w *world) reopen(fs *crashfs.FS) {
 	}
 	w.views = nil
 	must(w.t, w.s.Close())
+	w.crashed.Store(nil) // a sync in the background may have come too late
 	w.fs = fs
 	s, err := Open(fs, groupDir, w.config())
 	must(w.t, err)
@@ -371,6 +378,8 @@ func (w *world) step() {
 		w.fence()
 	case 8:
 		w.check()
+	case 9, 10:
+		w.checkHashes()
 	default:
 		w.writes(1 + w.r.IntN(12))
 	}

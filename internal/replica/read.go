@@ -80,7 +80,7 @@ func (m *image) pieces(off, n int64, floor uint64, buf []index.Piece) ([]index.P
 		}
 		for j := range buf[first:] {
 			if p := &buf[first+j]; p.Kind == index.None && i >= 0 && m.shelves[i].after >= floor {
-				p.Kind = index.Zero
+				p.Kind, p.Seq = index.Zero, m.shelves[i].after
 			}
 		}
 		off = stop

@@ -203,7 +203,7 @@ func (s *Store) removeBase(id journal.VolumeID) error {
 	b := s.mu.bases[id]
 	delete(s.mu.bases, id)
 	s.mu.Unlock()
-	return errors.Join(b.f.Close(), s.fs.Remove(b.name))
+	return errors.Join(b.f.Close(), s.fs.Remove(b.name), s.hashFile(id).remove())
 }
 
 // pointUpTo is the newest point ≤ at.

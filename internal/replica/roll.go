@@ -33,6 +33,9 @@ func (s *Store) roll(ctx context.Context, from, to journal.Seq) (written int64, 
 			return r.written, err
 		}
 		im := image{s: s, id: v.ID, base: r.base, at: uint64(to), shelves: shelves(&v, uint64(to))}
+		if err := s.forgetHashes(&im, from, size, largest(&v, to)); err != nil {
+			return r.written, err
+		}
 		if err := r.volume(&im, size, largest(&v, to)); err != nil {
 			return r.written, fmt.Errorf("volume %d: %w", v.ID, err)
 		}
@@ -86,7 +89,7 @@ func (r *roller) volume(im *image, size, once int64) error {
 	if err := r.flush(); err != nil {
 		return err
 	}
-	return r.base.Zero(size, once-size)
+	return r.base.zero(size, once-size)
 }
 
 func (r *roller) piece(p index.Piece) error {
@@ -95,7 +98,7 @@ func (r *roller) piece(p index.Piece) error {
 		if err := r.flush(); err != nil {
 			return err
 		}
-		return r.base.Zero(p.Off, p.Len)
+		return r.base.zero(p.Off, p.Len)
 	case index.Data:
 		for _, d := range r.damaged {
 			if d.Segment == p.Segment && d.Pos < p.Pos+p.Len && p.Pos < d.Pos+d.Len {
@@ -137,7 +140,7 @@ func (r *roller) flush() error {
 	if err := r.s.cfg.Throttle(r.ctx, len(r.data)); err != nil {
 		return err
 	}
-	if _, err := r.base.WriteAt(r.data, r.off); err != nil {
+	if _, err := r.base.f.WriteAt(r.data, r.off); err != nil {
 		return fmt.Errorf("write base image: %w", err)
 	}
 	r.written += int64(len(r.data))

@@ -60,6 +60,7 @@ type Store struct {
 	base atomic.Uint64
 
 	retaining sync.Mutex // one Retain at a time; held over I/O
+	hashing   sync.Mutex // makes the secret of the hashes; held over I/O
 
 	writing sync.Mutex // changes of the manifest, in order; held over its write
 
@@ -67,6 +68,7 @@ type Store struct {
 		sync.Mutex // never held over I/O
 		manifest   Manifest
 		bases      map[journal.VolumeID]*Base
+		hashes     map[journal.VolumeID]*hashFile
 		pins       map[journal.Seq]int
 		closed     bool
 	}
@@ -162,6 +164,7 @@ func newStore(fs vfs.FS, dir string, m Manifest, cfg Config, log *journal.Log) *
 	s := &Store{fs: fs, dir: dir, cfg: cfg, log: log}
 	s.mu.manifest = m
 	s.mu.bases = map[journal.VolumeID]*Base{}
+	s.mu.hashes = map[journal.VolumeID]*hashFile{}
 	s.mu.pins = map[journal.Seq]int{}
 	s.base.Store(uint64(m.Base))
 	return s
@@ -173,6 +176,7 @@ func (s *Store) openBases(create bool) error {
 		if err != nil {
 			return err
 		}
+		b.synced.Store(v.Synced)
 		s.mu.bases[v.ID] = b
 	}
 	if create {
@@ -194,9 +198,12 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.mu.closed = true
-	bases := s.mu.bases
+	bases, hashes := s.mu.bases, s.mu.hashes
 	s.mu.Unlock()
 	err := s.log.Close()
+	for _, h := range hashes {
+		err = errors.Join(err, h.close())
+	}
 	for _, b := range bases {
 		err = errors.Join(err, b.f.Close())
 	}
@@ -250,6 +257,9 @@ func (s *Store) AddVolume(v Volume) error {
 	}
 	if s.volume(v.ID) != nil { // before its base image is made anew
 		return fmt.Errorf("add volume %d: %w: the number is another volume's", v.ID, errExist)
+	}
+	if err := s.hashFile(v.ID).remove(); err != nil {
+		return fmt.Errorf("add volume %d: %w", v.ID, err)
 	}
 	b, err := openBase(s.fs, s.basePath(v.ID), v.Size, true)
 	if err != nil {
@@ -315,9 +325,19 @@ func (s *Store) SyncProgress(id journal.VolumeID) int64 {
 }
 
 // SetSyncProgress notes durably that the initial sync has come to byte done.
-// Sync the base first.
+// Sync the base first. The base is then not written below done any more, unless
+// a smaller done allows it.
 func (s *Store) SetSyncProgress(id journal.VolumeID, done int64) error {
-	return s.change(func(m *Manifest) error {
+	b, err := s.Base(id)
+	if err != nil {
+		return err
+	}
+	if done < b.synced.Load() {
+		if err := s.hashFile(id).end(); err != nil {
+			return err
+		}
+	}
+	err = s.change(func(m *Manifest) error {
 		v := m.volume(id)
 		if v == nil {
 			return fmt.Errorf("%w: volume %d", ErrNoVolume, id)
@@ -325,6 +345,10 @@ func (s *Store) SetSyncProgress(id journal.VolumeID, done int64) error {
 		v.Synced = done
 		return nil
 	})
+	if err == nil {
+		b.synced.Store(done)
+	}
+	return err
 }
 
 // Pin keeps a point, and with it every later one, until release is called.
