@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -23,13 +22,13 @@ type remote struct {
 func newRemote(t *testing.T, cfg vmtest.Config, args ...string) *remote {
 	t.Helper()
 	r := &remote{}
-	addr := rig.FreePort(t)
-	r.hub = rig.NewHubForAgents(t, shortDir(t), addr)
+	n := rig.NewNetwork(t)
+	r.hub = rig.NewHubForAgents(t, n, nil)
 	if len(cfg.Disks) == 0 {
 		cfg.Disks = []vmtest.Disk{{}, {}, {}}
 	}
 	r.q = vmtest.Start(t, cfg)
-	r.agent = rig.NewAgent(t, r.hub, addr, "kvm1", []*vmtest.QEMU{r.q}, args...)
+	r.agent = rig.NewAgent(t, r.hub, n, rig.AgentConfig{Name: "kvm1", VMs: []*vmtest.QEMU{r.q}, Args: args})
 	r.startLoad(t)
 	r.hub.Eventually("the agent has joined", time.Minute, func() error {
 		var l api.VMs
@@ -71,13 +70,4 @@ func TestAgentShipsEveryPoint(t *testing.T) {
 		m, _ := verify(t, r.hub, r.q, fmt.Sprintf("seq:%d", at))
 		r.hub.Must("unmount", m.ID)
 	}
-}
-
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "rig")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }

@@ -1,7 +1,8 @@
 package rig
 
 import (
-	"net"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,72 +15,67 @@ import (
 	"github.com/rephub/rephub/internal/vm/vmtest"
 )
 
-// FreePort is an address on loopback where nobody listens.
-func FreePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+// AgentConfig of an Agent.
+type AgentConfig struct {
+	Name string
+	VMs  []*vmtest.QEMU
+	Args []string // further ones, of every start
+	// Data holds its data; "" is a folder of its own. Whose it is removes it.
+	Data string
 }
 
-// Agent is an agent for some QEMUs, with everything in one folder. It can be
-// killed and started again; the folder goes with the test.
+// Agent is an agent for some QEMUs. It can be killed and started again; its
+// folder goes with the test.
 type Agent struct {
 	t    testing.TB
 	exe  string
-	Dir  string
-	args []string
+	dir  string // of the log, and of the data unless that is elsewhere
+	data string
+	net  *Namespace
+	args []string // of every start
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
 	exited chan struct{}
 }
 
-// NewAgent joins a hub that listens for agents at addr, and starts.
-func NewAgent(t testing.TB, h *Hub, addr, name string, vms []*vmtest.QEMU, args ...string) *Agent {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "riga")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return NewAgentIn(t, dir, h, addr, name, vms, args...)
-}
-
-// NewAgentIn is NewAgent with its data below dir, which goes with the test.
-func NewAgentIn(t testing.TB, dir string, h *Hub, addr, name string, vms []*vmtest.QEMU, args ...string) *Agent {
+// NewAgent joins a hub on the other side of a network, and starts.
+func NewAgent(t testing.TB, h *Hub, n *Network, cfg AgentConfig) *Agent {
 	t.Helper()
 	exe, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{t: t, exe: exe, Dir: dir}
-	a.args = append([]string{"agent", "--data", filepath.Join(dir, "data"), "--hub", addr, "--name", name}, args...)
-	for _, q := range vms {
+	dir, err := os.MkdirTemp("", "rig")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{t: t, exe: exe, dir: dir, data: cfg.Data, net: n.Host}
+	if a.data == "" {
+		a.data = filepath.Join(dir, "data")
+	}
+	a.args = append([]string{"agent", "--data", a.data, "--hub", n.AgentDial, "--name", cfg.Name}, cfg.Args...)
+	for _, q := range cfg.VMs {
 		socket := strings.TrimPrefix(q.QMP, "unix:")
 		base := strings.TrimSuffix(filepath.Base(socket), filepath.Ext(socket))
 		a.args = append(a.args, "--qmp-glob", socket, "--nbd-server", base+"="+q.NBDServer)
 	}
 	t.Cleanup(a.cleanup)
-	token := strings.TrimSpace(h.Must("token", "create"))
-	a.Start("--join", token)
+	a.Start("--join", strings.TrimSpace(h.Must("token", "create")))
 	return a
 }
 
-// Start starts the agent and waits until the hub knows that it is there.
+// Start starts the agent, with some more arguments this time, and does not wait.
 func (a *Agent) Start(args ...string) {
 	a.t.Helper()
-	log, err := os.OpenFile(filepath.Join(a.Dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(a.dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	defer log.Close()
 	cmd := exec.Command(a.exe, append(a.args[:len(a.args):len(a.args)], args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	if err := a.net.start(cmd); err != nil {
 		a.t.Fatal(err)
 	}
 	exited := make(chan struct{})
@@ -101,54 +97,67 @@ func (a *Agent) Kill() {
 // Stop ends the agent in order; it must exit with status 0.
 func (a *Agent) Stop() {
 	a.t.Helper()
-	_ = a.cmd.Process.Signal(syscall.SIGTERM)
+	a.Signal(syscall.SIGTERM)
 	select {
 	case <-a.exited:
 	case <-time.After(time.Minute):
-		a.t.Fatalf("the agent does not end:\n%s", a.Log())
+		a.t.Fatal("the agent does not end")
 	}
 	if code := a.cmd.ProcessState.ExitCode(); code != 0 {
-		a.t.Errorf("the agent ended with %s:\n%s", a.cmd.ProcessState, a.Log())
+		a.t.Errorf("the agent ended with %s", a.cmd.ProcessState)
 	}
 }
+
+// Data is the agent's data folder.
+func (a *Agent) Data() string { return a.data }
 
 // PID is the agent's process.
 func (a *Agent) PID() int { return a.cmd.Process.Pid }
 
 // Signal sends the agent a signal.
-func (a *Agent) Signal(s syscall.Signal) { _ = a.cmd.Process.Signal(s) }
+func (a *Agent) Signal(s syscall.Signal) {
+	a.t.Helper()
+	if err := a.cmd.Process.Signal(s); err != nil {
+		a.t.Fatalf("signal the agent: %v", err)
+	}
+}
 
 // Log is what the agent has printed.
 func (a *Agent) Log() string {
-	p, err := os.ReadFile(filepath.Join(a.Dir, "agent.log"))
+	p, err := os.ReadFile(filepath.Join(a.dir, "agent.log"))
 	if err != nil {
 		return err.Error()
 	}
 	return string(p)
 }
 
-// Keepers are the processes of the agent's tap keeper.
-func (a *Agent) Keepers() []int {
-	var pids []int
-	for _, pid := range processes(a.exe, filepath.Join(a.Dir, "data")) {
+// Keeper is the process of the agent's tap keeper.
+func (a *Agent) Keeper() (int, error) {
+	pids := processes(a.exe, a.data)
+	for _, pid := range pids {
 		if pid != a.PID() {
-			pids = append(pids, pid)
+			return pid, nil
 		}
 	}
-	return pids
+	return 0, fmt.Errorf("no keeper among the agent's processes %v", pids)
+}
+
+// KillAll kills agent and keeper, as a power loss does.
+func (a *Agent) KillAll() {
+	a.Kill()
+	for _, pid := range processes(a.exe, a.data) {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
 }
 
 func (a *Agent) cleanup() {
 	if a.t.Failed() {
-		a.t.Logf("the agent's log:\n%s", a.Log())
+		a.t.Logf("log of the agent:\n%s", a.Log())
 	}
 	if a.cmd != nil {
-		a.Kill()
+		a.KillAll()
 	}
-	for _, pid := range processes(a.exe, filepath.Join(a.Dir, "data")) {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-	}
-	if err := os.RemoveAll(a.Dir); err != nil {
+	if err := os.RemoveAll(a.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		a.t.Errorf("remove the agent's folder: %v", err)
 	}
 }

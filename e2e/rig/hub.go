@@ -44,6 +44,7 @@ type Hub struct {
 	Dir string // holds sockets and log, and data unless that is elsewhere
 
 	data string
+	net  *Namespace
 	args []string // of every start
 
 	mu     sync.Mutex
@@ -78,20 +79,33 @@ func NewHubOn(t testing.TB, d *Disk) *Hub {
 	return newHub(t, dir, filepath.Join(d.Dir, "data"))
 }
 
-// NewHubForAgents starts a hub in dir, which is removed with the test, and
-// listens for agents at addr.
-func NewHubForAgents(t testing.TB, dir, addr string) *Hub {
+// NewHubForAgents starts a hub in a folder of its own that listens for agents on
+// its side of a network. Its data is on a disk of its own, unless d is nil.
+func NewHubForAgents(t testing.TB, n *Network, d *Disk) *Hub {
 	t.Helper()
-	return newHub(t, dir, filepath.Join(dir, "data"), "--agents", addr)
+	dir, err := os.MkdirTemp("", "rig")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(dir, "data")
+	if d != nil {
+		data = filepath.Join(d.Dir, "data")
+	}
+	return startHub(t, &Hub{Dir: dir, data: data, net: n.Hub, args: []string{"--agents", n.HubListen}})
 }
 
-func newHub(t testing.TB, dir, data string, args ...string) *Hub {
+func newHub(t testing.TB, dir, data string) *Hub {
+	t.Helper()
+	return startHub(t, &Hub{Dir: dir, data: data})
+}
+
+func startHub(t testing.TB, h *Hub) *Hub {
 	t.Helper()
 	exe, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &Hub{t: t, exe: exe, Dir: dir, data: data, args: args}
+	h.t, h.exe = t, exe
 	t.Cleanup(h.cleanup)
 	h.Start()
 	return h
@@ -129,8 +143,7 @@ func (h *Hub) Launch(args ...string) {
 	all := append([]string{"hub", "--data", h.Data(), "--nbd", "unix:" + filepath.Join(h.Dir, "mounts.sock"), "--api", h.Address()}, h.args...)
 	cmd := exec.Command(h.exe, append(all, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	if err := h.net.start(cmd); err != nil {
 		h.t.Fatal(err)
 	}
 	exited := make(chan struct{})
