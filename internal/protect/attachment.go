@@ -184,10 +184,17 @@ func (m *machine) bitmapsOf(d disk) []vm.Bitmap {
 }
 
 // remembers tells whether the VM itself has noted every write to the disk since
-// the hub last had all of it.
+// the hub last had all of it: in this instance, or in those before it, which then
+// all ended in order, so that their bitmaps are in the image.
 func (m *machine) remembers(d disk, noted memoVolume) bool {
-	return noted.Instance == m.vm.Identity().Instance &&
-		slices.ContainsFunc(m.bitmapsOf(d), func(b vm.Bitmap) bool { return b.Recording })
+	same := noted.Instance == m.vm.Identity().Instance
+	return slices.ContainsFunc(m.bitmapsOf(d), func(b vm.Bitmap) bool {
+		if !b.Recording || same {
+			return b.Recording
+		}
+		_, gen, ok := b.Name.Parse()
+		return ok && b.Persistent && noted.Kept && gen == noted.Newest
+	})
 }
 
 // close ends the conversations; taps and bitmaps stay.

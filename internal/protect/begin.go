@@ -96,7 +96,7 @@ func (a *attachment) attach(ctx context.Context, m *machine) error {
 		return err
 	}
 	if len(without) > 0 {
-		gen, err := a.newBitmap()
+		gen, err := a.newBitmap(without)
 		if err != nil {
 			return err
 		}
@@ -150,7 +150,10 @@ func (a *attachment) notes(m *machine) error {
 		if noted.Need == needFull && HasPoint(&tl, d.ID) {
 			noted.Need = needCompare
 		}
-		next := memoVolume{Need: noted.Need, Instance: instance, Node: d.now.Node, Stale: noted.Stale}
+		next := memoVolume{
+			Need: noted.Need, Instance: instance, Node: d.now.Node, Stale: noted.Stale, Newest: noted.Newest,
+			Kept: d.now.PersistentBitmaps && !slices.ContainsFunc(m.bitmapsOf(d), func(b vm.Bitmap) bool { return !b.Persistent }),
+		}
 		if !m.remembers(d, noted) || a.link.lost.Load() != nil {
 			next.Need = max(noted.Need, needCompare)
 			next.Stale = next.Stale || tl.Epoch != 0
@@ -218,7 +221,7 @@ func (a *attachment) attachDisks(ctx context.Context, m *machine, disks []disk, 
 	if err != nil {
 		return fmt.Errorf("offer taps: %w", err)
 	}
-	want := vm.Attach{Group: a.g.tag, Bitmap: bitmap}
+	want := vm.Attach{Group: a.g.tag, Bitmap: bitmap, PersistentBitmap: true}
 	var ids []journal.VolumeID
 	for _, o := range offers {
 		i := slices.IndexFunc(disks, func(d disk) bool { return d.ID == o.Volume })

@@ -9,8 +9,9 @@ import (
 	"github.com/rephub/rephub/journal"
 )
 
-// newBitmap names a bitmap of a generation above all that the VMs have.
-func (a *attachment) newBitmap() (vm.BitmapName, error) {
+// newBitmap names the next bitmap of disks: of a generation above all that the VMs
+// have.
+func (a *attachment) newBitmap(disks []disk) (vm.BitmapName, error) {
 	var seen uint64
 	for _, m := range a.machines {
 		for _, b := range m.bitmaps {
@@ -19,7 +20,7 @@ func (a *attachment) newBitmap() (vm.BitmapName, error) {
 			}
 		}
 	}
-	gen, err := a.g.memo.newGeneration(seen)
+	gen, err := a.g.memo.newGeneration(seen, disks)
 	if err != nil {
 		return "", fmt.Errorf("name a dirty bitmap: %w", err)
 	}
@@ -29,7 +30,11 @@ func (a *attachment) newBitmap() (vm.BitmapName, error) {
 // switchBitmaps begins a new generation on every disk: from one moment between
 // two writes the new bitmap records, and the others stay as they are.
 func (a *attachment) switchBitmaps(ctx context.Context) error {
-	name, err := a.newBitmap()
+	var disks []disk
+	for _, m := range a.machines {
+		disks = append(disks, m.disks...)
+	}
+	name, err := a.newBitmap(disks)
 	if err != nil {
 		return err
 	}
@@ -48,6 +53,9 @@ func (a *attachment) switchOn(ctx context.Context, m *machine, name vm.BitmapNam
 	var s vm.BitmapSwitch
 	for _, d := range m.disks {
 		s.Add = append(s.Add, vm.BitmapRef{Node: d.now.Node, Name: name})
+		if d.now.PersistentBitmaps {
+			s.Persistent = append(s.Persistent, d.now.Node)
+		}
 		for _, b := range m.bitmapsOf(d) {
 			if b.Recording {
 				s.Disable = append(s.Disable, b.BitmapRef)

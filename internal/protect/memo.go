@@ -57,6 +57,10 @@ type memoVolume struct {
 	// Over: what was noted then is found by a sync in a new epoch only. Whoever noted
 	// it may have been stopped before it could void the ring and cut the journal.
 	Over bool `json:"over,omitempty"`
+	// Kept: every bitmap that covers what is not at the hub outlives a clean stop
+	// of the VM. Newest is the generation of the one that was begun last.
+	Kept   bool   `json:"kept,omitempty"`
+	Newest uint64 `json:"newest,omitempty"`
 }
 
 // distrust notes that anything of the volume may differ.
@@ -140,12 +144,19 @@ func (m *memo) distrust(id journal.VolumeID) error {
 	return m.setNeed(id, noted)
 }
 
-// newGeneration names a bitmap generation above all before it and above seen.
-func (m *memo) newGeneration(seen uint64) (uint64, error) {
+// newGeneration names a bitmap generation above all before it and above seen, and
+// notes that it is the disks' newest before it is made: a bitmap that comes with an
+// older copy of a disk has an older one.
+func (m *memo) newGeneration(seen uint64, disks []disk) (uint64, error) {
 	var gen uint64
 	err := m.change(func(d *memoData) {
 		d.Generation = max(d.Generation, seen) + 1
 		gen = d.Generation
+		for _, disk := range disks {
+			v := d.Volumes[disk.ID]
+			v.Newest = gen
+			d.Volumes[disk.ID] = v
+		}
 	})
 	return gen, err
 }

@@ -70,8 +70,9 @@ func (v *VM) Attach(ctx context.Context, a vm.Attach) ([]vm.Tap, error) {
 // Attach.Volumes one by one.
 type attachPlan struct {
 	vm.Attach
-	taps  []vm.Tap
-	pause bool
+	taps       []vm.Tap
+	persistent []string // nodes whose bitmap is to be so
+	pause      bool
 }
 
 func (p *attachPlan) bitmaps() []vm.BitmapRef {

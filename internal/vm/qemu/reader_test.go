@@ -134,7 +134,7 @@ func TestPersistentBitmap(t *testing.T) {
 	v := open(t, q)
 	name := vm.NewBitmapName(group, 1)
 	ref := vm.BitmapRef{Node: "disk0", Name: name}
-	if err := v.SwitchBitmaps(deadline(t), vm.BitmapSwitch{Add: []vm.BitmapRef{ref}, Persistent: true, Granularity: 128 << 10}); err != nil {
+	if err := v.SwitchBitmaps(deadline(t), vm.BitmapSwitch{Add: []vm.BitmapRef{ref}, Persistent: []string{ref.Node}, Granularity: 128 << 10}); err != nil {
 		t.Fatal(err)
 	}
 	vmtest.IO(t, q.GuestURI("disk0"), "write 1M 4k")

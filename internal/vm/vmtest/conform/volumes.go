@@ -123,7 +123,7 @@ func persistentBitmap(t *testing.T, w Way) {
 		t.Fatalf("got %+v, %v", list, err)
 	}
 	ref := vm.BitmapRef{Node: g.Nodes()[0], Name: vm.NewBitmapName(group, 1)}
-	if err := v.SwitchBitmaps(deadline(t), vm.BitmapSwitch{Add: []vm.BitmapRef{ref}, Persistent: true}); err != nil {
+	if err := v.SwitchBitmaps(deadline(t), vm.BitmapSwitch{Add: []vm.BitmapRef{ref}, Persistent: []string{ref.Node}}); err != nil {
 		t.Fatal(err)
 	}
 	if list, err := v.ListBitmaps(deadline(t), group); err != nil || len(list) != 1 || !list[0].Persistent || !list[0].Recording {
