@@ -16,6 +16,7 @@ import (
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/relay"
 	"github.com/rephub/rephub/internal/vm/discover"
+	"github.com/rephub/rephub/internal/vm/libvirt"
 )
 
 // Config of an agent. Data is needed, and Hub unless Data has one of an earlier run.
@@ -91,9 +92,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err := cfg.validate(); err != nil {
 		return err
 	}
-	watcher, err := discover.New(discover.Config{Globs: cfg.QMPGlobs, NBDServers: cfg.NBDServers})
+	watcher, err := newWatcher(&cfg)
 	if err != nil {
-		return api.Errorf(api.CodeInvalid, "%v", err)
+		return err
 	}
 	data, err := openData(cfg.Data)
 	if err != nil {
@@ -113,6 +114,22 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	a.up = newUplink(hub, cfg.Version, identity, relay.Config{Handler: a.obey, Logger: cfg.Logger}, cfg.Logger)
 	a.groups = newGroups(ctx, a, data.join("groups"))
 	return a.run(ctx, watcher)
+}
+
+// newWatcher looks for VMs where the configuration says.
+func newWatcher(cfg *Config) (*discover.Watcher, error) {
+	d := discover.Config{Globs: cfg.QMPGlobs, NBDServers: cfg.NBDServers}
+	if cfg.Libvirt != "" {
+		if err := libvirt.ParseURI(cfg.Libvirt); err != nil {
+			return nil, api.Errorf(api.CodeInvalid, "--libvirt: %v", err)
+		}
+		d.Sources = append(d.Sources, libvirt.Source(cfg.Libvirt))
+	}
+	w, err := discover.New(d)
+	if err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "%v", err)
+	}
+	return w, nil
 }
 
 // run goes on with the groups there are and obeys the hub until ctx ends.

@@ -12,6 +12,7 @@ import (
 	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/internal/vm/discover"
+	"github.com/rephub/rephub/internal/vm/libvirt"
 	"github.com/rephub/rephub/internal/vm/qemu"
 )
 
@@ -31,10 +32,15 @@ func newMachines() *machines {
 	return &machines{pool: vm.NewPool(openMonitor), known: map[string]host.VM{}}
 }
 
-func openMonitor(ctx context.Context, address string) (vm.VM, error) {
-	m, err := qemu.Open(ctx, address, qemu.Config{})
+// openMonitor connects to a VM's monitor: its QMP socket, or by way of libvirt.
+func openMonitor(ctx context.Context, address string) (m vm.VM, err error) {
+	if uri, domain, ok := libvirt.ParseAddress(address); ok {
+		m, err = libvirt.Open(ctx, uri, domain, qemu.Config{})
+	} else {
+		m, err = qemu.Open(ctx, address, qemu.Config{})
+	}
 	if err != nil {
-		return nil, err
+		return nil, err // not a nil pointer in m
 	}
 	return m, nil
 }
