@@ -57,7 +57,7 @@ func TestOpenMissesWhatIsGone(t *testing.T) {
 
 // A tail that looks torn is not cut off below the oldest point.
 func TestOpenKeepsWhatTheBaseHolds(t *testing.T) {
-	w := newWorld(t, 401)
+	w := newWorld(t, 411)
 	w.history(100)
 	_, err := w.s.Retain(context.Background(), w.clock.Add(time.Hour), Retention{History: time.Second})
 	must(t, err)
