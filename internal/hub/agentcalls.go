@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
+	gosync "sync"
 
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/host"
 	"github.com/rephub/rephub/internal/relay"
+	"github.com/rephub/rephub/internal/sync"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -162,7 +163,11 @@ func (h *Hub) agentPipe(ctx context.Context, agent, name string, conn net.Conn) 
 	case host.PipeBase:
 		return g.intake.serveBase(ctx, p.Volume, conn)
 	}
-	return g.serveCurrent(ctx, p.Volume, conn)
+	hashes, err := g.store.Hashes(p.Volume)
+	if err != nil {
+		return err
+	}
+	return sync.ServeCurrent(ctx, conn, hashes)
 }
 
 // agentVMs asks all connected agents for their VMs.
@@ -191,7 +196,7 @@ func (h *Hub) agentVMs(ctx context.Context) []catalog.VM {
 
 // each does something with every index at once and waits.
 func each(n int, do func(int)) {
-	var wg sync.WaitGroup
+	var wg gosync.WaitGroup
 	for i := range n {
 		wg.Go(func() { do(i) })
 	}
