@@ -142,7 +142,8 @@ type Tap struct {
 // ReaderConfig says how the VM's NBD server is reached.
 type ReaderConfig struct {
 	// Dir is where the VM makes its unix socket, when Address is empty. It
-	// must be writable for the VM's user.
+	// must be writable for the VM's user. With libvirt the socket is in the
+	// domain's own directory instead, which is.
 	Dir string
 	// Address is a server that somebody else has started: "unix:PATH" or
 	// "HOST:PORT".

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	golibvirt "github.com/digitalocean/go-libvirt"
 
 	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/internal/vm/qemu"
 	"github.com/rephub/rephub/qmp"
 )
 
@@ -221,13 +223,26 @@ func (m *monitor) Instance(ctx context.Context) (string, error) {
 	return "", errors.New("an object that was made in QEMU is not listed")
 }
 
-// DiskNames implements qemu.Monitor.
-func (m *monitor) DiskNames(ctx context.Context) (map[string]string, error) {
+// About implements qemu.Monitor. libvirt's own directory of a domain is writable to
+// its QEMU under every way of confinement; QEMU knows it as the place of its key.
+func (m *monitor) About(ctx context.Context) (qemu.About, error) {
 	description, err := call(ctx, m.connection, func(l *golibvirt.Libvirt) (string, error) { return l.DomainGetXMLDesc(m.dom, 0) })
 	if err != nil {
-		return nil, err
+		return qemu.About{}, err
 	}
-	return diskNames(description)
+	var about qemu.About
+	if about.Disks, err = diskNames(description); err != nil {
+		return qemu.About{}, err
+	}
+	var key string
+	err = m.Execute(ctx, "qom-get", map[string]any{"path": "/objects/masterKey0", "property": "file"}, &key)
+	if err == nil && filepath.IsAbs(key) {
+		about.SocketDir = filepath.Dir(key)
+	}
+	if errors.As(err, new(*qmp.Error)) { // a domain without a key
+		err = nil
+	}
+	return about, err
 }
 
 // Done implements qemu.Monitor.

@@ -25,15 +25,22 @@ type Monitor interface {
 	Subscribe(size int) *qmp.Subscription
 	// Instance is vm.Identity's.
 	Instance(ctx context.Context) (string, error)
-	// DiskNames are people's names of disks by device id or path, where somebody
-	// other than QEMU has them; nil elsewhere.
-	DiskNames(ctx context.Context) (map[string]string, error)
+	// About tells what somebody other than QEMU has arranged for it.
+	About(ctx context.Context) (About, error)
 	// Done is closed when the monitor is lost.
 	Done() <-chan struct{}
 	// Err is nil until Done is closed, then one that is vm.ErrGone or vm.ErrLost.
 	Err() error
 	// Close may be called twice.
 	Close() error
+}
+
+// About is what a manager of VMs knows of one; all of it may be empty.
+type About struct {
+	// Disks are people's names of disks by device id.
+	Disks map[string]string
+	// SocketDir is where this QEMU may make sockets, also when it is confined.
+	SocketDir string
 }
 
 // socket is the monitor at a QMP socket.
@@ -78,7 +85,7 @@ func (s *socket) Settle(context.Context) error { return nil }
 
 func (s *socket) Instance(context.Context) (string, error) { return instanceOf(s.conn), nil }
 
-func (s *socket) DiskNames(context.Context) (map[string]string, error) { return nil, nil }
+func (s *socket) About(context.Context) (About, error) { return About{}, nil }
 
 func (s *socket) Err() error {
 	if err := s.Client.Err(); err != nil {

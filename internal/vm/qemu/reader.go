@@ -52,7 +52,10 @@ func (v *VM) StartReader(ctx context.Context, c vm.ReaderConfig) error {
 		v.reader.set(network, address)
 		return nil
 	}
-	path := v.readerPath(c)
+	path, err := v.readerPath(ctx, c)
+	if err != nil {
+		return fmt.Errorf("start the NBD server: %w", err)
+	}
 	if len(path) > maxSocketPath {
 		return fmt.Errorf("start the NBD server: socket path %s is longer than %d bytes", path, maxSocketPath)
 	}
@@ -61,6 +64,9 @@ func (v *VM) StartReader(ctx context.Context, c vm.ReaderConfig) error {
 		if qemuSays(err, "already running") && probe(ctx, "unix", path) != nil { // nor started by us meanwhile
 			return vm.WithHint(fmt.Errorf("%w: %w", vm.ErrServerRunning, err),
 				"tell where it listens with --nbd-server unix:PATH, or end it with nbd-server-stop")
+		}
+		if qemuSays(err, "Permission denied") {
+			err = vm.WithHint(err, "the user that QEMU runs as must be able to make a socket in "+filepath.Dir(path))
 		}
 		if err != nil && !qemuSays(err, "already running") {
 			return fmt.Errorf("start the NBD server: %w", err)
@@ -71,16 +77,27 @@ func (v *VM) StartReader(ctx context.Context, c vm.ReaderConfig) error {
 }
 
 // readerPath is where a server of ours listens.
-func (v *VM) readerPath(c vm.ReaderConfig) string {
+func (v *VM) readerPath(ctx context.Context, c vm.ReaderConfig) (string, error) {
+	about, err := v.mon.About(ctx)
+	if err != nil {
+		return "", err
+	}
 	h := fnv.New64a()
 	h.Write([]byte(v.addr))
-	return filepath.Join(c.Dir, fmt.Sprintf("rephub-%016x.nbd", h.Sum64()))
+	return filepath.Join(cmp.Or(about.SocketDir, c.Dir), fmt.Sprintf("rephub-%016x.nbd", h.Sum64())), nil
 }
 
 // StopReader implements vm.Reader.
 func (v *VM) StopReader(ctx context.Context, c vm.ReaderConfig) error {
-	if c.Address != "" || probe(ctx, "unix", v.readerPath(c)) != nil {
-		return nil // it is not ours, or not there
+	if c.Address != "" {
+		return nil // it is not ours
+	}
+	path, err := v.readerPath(ctx, c)
+	if err != nil {
+		return fmt.Errorf("stop the NBD server: %w", err)
+	}
+	if probe(ctx, "unix", path) != nil {
+		return nil // it is not there
 	}
 	var used []struct{}
 	if err := v.do(ctx, "query-block-exports", nil, &used); err != nil {

@@ -2,6 +2,7 @@ package qemu_test
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -154,5 +155,23 @@ func TestPersistentBitmap(t *testing.T) {
 	}
 	if err := v.RemoveBitmaps(deadline(t), []vm.BitmapRef{ref}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// QEMU runs as somebody who may not write where we say.
+func TestReaderWhereQEMUMayNotWrite(t *testing.T) {
+	cfg := vmtest.Config{NoServer: true}
+	if os.Geteuid() == 0 {
+		cfg.Args = []string{"-runas", "nobody"}
+	}
+	v := open(t, vmtest.Start(t, cfg))
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	err := v.StartReader(deadline(t), vm.ReaderConfig{Dir: dir})
+	var hint interface{ Hint() string }
+	if !errors.As(err, &hint) || !strings.Contains(hint.Hint(), dir) {
+		t.Fatalf("got %v", err)
 	}
 }

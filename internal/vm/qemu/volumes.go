@@ -61,7 +61,7 @@ func (v *VM) Volumes(ctx context.Context) ([]vm.Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := v.mon.DiskNames(ctx)
+	about, err := v.mon.About(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (v *VM) Volumes(ctx context.Context) ([]vm.Volume, error) {
 			continue
 		}
 		vol.Device = b.QDev
-		vol.Name = cmp.Or(names[deviceName(b.QDev)], vol.Name, b.Drive, deviceName(b.QDev))
+		vol.Name = cmp.Or(about.Disks[deviceName(b.QDev)], vol.Name, b.Drive, deviceName(b.QDev))
 		if vol.IOThread, err = v.iothread(ctx, b.QDev); err != nil {
 			return nil, err
 		}

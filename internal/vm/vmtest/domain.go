@@ -184,9 +184,6 @@ func (d *Domain) log() string {
 	return string(b)
 }
 
-// SocketDir is a directory in which the domain's QEMU may make sockets.
-func (d *Domain) SocketDir() string { return filepath.Join(d.d.Dir, "run") }
-
 // Dom is libvirt's handle.
 func (d *Domain) Dom() golibvirt.Domain { return d.dom }
 

@@ -231,9 +231,6 @@ func (q *QEMU) Write(node string, commands ...string) {
 	IO(q.t, q.GuestURI(node), commands...)
 }
 
-// SocketDir is a directory in which the QEMU may make sockets.
-func (q *QEMU) SocketDir() string { return q.Dir }
-
 // Quit ends QEMU in an orderly way and waits for its end.
 func (q *QEMU) Quit() {
 	q.t.Helper()

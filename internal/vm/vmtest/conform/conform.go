@@ -23,8 +23,6 @@ type Guest interface {
 	Write(node string, commands ...string)
 	// Must runs a command of QMP.
 	Must(cmd string, args, result any)
-	// SocketDir is where QEMU may make sockets.
-	SocketDir() string
 	Kill()
 	Freeze()
 	Thaw()

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -32,12 +33,13 @@ func dirty(t *testing.T, uri string, name vm.BitmapName) [][2]int64 {
 	return ranges
 }
 
-// startReader has the VM listen where nobody else listens yet, or where it does.
+// startReader uses the server that the VM has, or has the VM listen where its
+// manager says.
 func startReader(t *testing.T, g Guest, v vm.VM) {
 	t.Helper()
-	c := vm.ReaderConfig{Dir: g.SocketDir()}
-	if s, ok := g.(*vmtest.QEMU); ok {
-		c.Address = s.NBDServer
+	c := vm.ReaderConfig{Dir: filepath.Join(t.TempDir(), "not there")}
+	if q, ok := g.(*vmtest.QEMU); ok {
+		c.Address = q.NBDServer
 	}
 	if err := v.StartReader(deadline(t), c); err != nil {
 		t.Fatal(err)
