@@ -108,11 +108,17 @@ func (g *group) live(ctx context.Context) error {
 	wg.Wait()
 	g.set(nil, nil, why)
 	err = s.close()
-	if errors.Is(why, relay.ErrDiverged) || errors.Is(why, relay.ErrRefused) {
+	if errors.Is(why, relay.ErrDiverged) || errors.Is(why, relay.ErrRefused) || errors.Is(why, errUnreadable) {
 		return errors.Join(why, err, g.setAside(s))
 	}
 	return errors.Join(why, err)
 }
+
+// errUnreadable: the spool's disk does not give back what was written to it.
+var errUnreadable = errors.New("the spool cannot be read")
+
+// readTries is how often a spool that cannot be read is tried before it is given up.
+const readTries = 10
 
 // newLife makes the group's protection on a spool.
 func (g *group) newLife(s *spool) (*protect.Group, error) {
@@ -181,7 +187,7 @@ func (g *group) hubEnd(ctx context.Context, id journal.GroupID) (end journal.Sta
 // ship sends the spool over one connection after the other, until ctx ends or
 // the hub does not take it any more.
 func (g *group) ship(ctx context.Context, s *spool) error {
-	pause := minPause
+	pause, unread := minPause, 0
 	for ctx.Err() == nil {
 		conn, err := g.a.up.wait(ctx, nil)
 		if err != nil {
@@ -194,10 +200,16 @@ func (g *group) ship(ctx context.Context, s *spool) error {
 			return nil
 		case errors.Is(err, relay.ErrDiverged), errors.Is(err, relay.ErrRefused):
 			return err
+		case errors.Is(err, journal.ErrCorrupt):
+			return fmt.Errorf("%w: %w", errUnreadable, err)
+		case conn.Err() == nil && !errors.Is(err, relay.ErrInterrupted):
+			if unread++; unread == readTries {
+				return fmt.Errorf("%w: %w", errUnreadable, err)
+			}
 		}
 		g.logger.Info("the spool is not shipped now", "err", err)
 		if time.Since(began) > maxPause {
-			pause = minPause
+			pause, unread = minPause, 0
 		}
 		sleep(ctx, pause)
 		pause = min(2*pause, maxPause)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -122,10 +123,13 @@ func (gs *groups) apply(spec host.Group) error {
 	if len(spec.Volumes) == 0 {
 		return api.Errorf(api.CodeInvalid, "group %s has no volumes", spec.Name)
 	}
+	g, err := gs.find(spec.ID)
+	if err == nil && reflect.DeepEqual(g.spec(), spec) {
+		return nil // a hub tells everything at every connection
+	}
 	if err := gs.write(specRecord{Group: spec}); err != nil {
 		return err
 	}
-	g, err := gs.find(spec.ID)
 	if err != nil {
 		gs.begin(spec)
 		return nil
