@@ -90,7 +90,8 @@ type Conn struct {
 }
 
 // New makes a connection of nc, which it closes at the end; on both sides of nc
-// somebody must call Run.
+// somebody must call Run. nc may be a *tls.Conn, before its handshake or after:
+// a deadline that passes is the end of the connection, never tried again.
 func New(nc net.Conn, cfg Config) (*Conn, error) {
 	cfg.EnsureDefaults()
 	if err := cfg.Validate(); err != nil {
@@ -171,9 +172,21 @@ func (c *Conn) fail(err error) {
 	c.mu.due, c.mu.turns, c.mu.queue = nil, nil, nil
 	c.mu.Unlock()
 	close(c.done)
-	if err := c.nc.Close(); err != nil {
+	if err := hangUp(c.nc); err != nil {
 		c.cfg.Logger.Debug("close relay connection", "peer", c.cfg.Peer, "err", err)
 	}
+}
+
+// farewell is how long TLS may try to tell the peer that we go: its own limit is
+// 5 s, for a peer that takes nothing.
+const farewell = 500 * time.Millisecond
+
+func hangUp(nc net.Conn) error {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		cut := time.AfterFunc(farewell, func() { _ = t.NetConn().Close() })
+		defer cut.Stop()
+	}
+	return nc.Close()
 }
 
 // poke wakes the writer.

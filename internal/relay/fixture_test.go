@@ -160,8 +160,14 @@ type hub struct {
 	wg     sync.WaitGroup
 }
 
-// startHub receives into what open says, at a port of its own.
+// startHub receives over plain TCP.
 func startHub(t testing.TB, rc ReceiverConfig, cfg Config) *hub {
+	t.Helper()
+	return network{}.hub(t, rc, cfg)
+}
+
+// hub receives into what open says, at a port of its own.
+func (n network) hub(t testing.TB, rc ReceiverConfig, cfg Config) *hub {
 	t.Helper()
 	if rc.SyncEvery == 0 {
 		rc.SyncEvery = 2 * time.Millisecond
@@ -180,7 +186,7 @@ func startHub(t testing.TB, rc ReceiverConfig, cfg Config) *hub {
 				return
 			}
 			h.wg.Go(func() {
-				c, err := New(nc, cfg)
+				c, err := New(n.accepted(nc), cfg)
 				if err != nil {
 					t.Error(err)
 					return
@@ -206,11 +212,39 @@ func into(l *journal.Log) func(context.Context, string, Hello) (Journal, error) 
 	return func(context.Context, string, Hello) (Journal, error) { return l, nil }
 }
 
-// dial makes a running connection; it ends with the test.
+// dial makes a running connection over plain TCP; it ends with the test.
 func dial(t testing.TB, addr string, cfg Config) *Conn {
+	t.Helper()
+	return network{}.dial(t, addr, cfg)
+}
+
+func (n network) dial(t testing.TB, addr string, cfg Config) *Conn {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr)
 	must(t, err)
+	return carry(t, n.dialled(nc), cfg)
+}
+
+// pair is a running connection between two sides; it ends with the test.
+func pair(t testing.TB, left, right Config) (a, b *Conn) {
+	t.Helper()
+	return network{}.pair(t, left, right)
+}
+
+func (n network) pair(t testing.TB, left, right Config) (a, b *Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer ln.Close()
+	a = n.dial(t, ln.Addr().String(), left)
+	nc, err := ln.Accept()
+	must(t, err)
+	return a, carry(t, n.accepted(nc), right)
+}
+
+// carry runs a connection until the test ends.
+func carry(t testing.TB, nc net.Conn, cfg Config) *Conn {
+	t.Helper()
 	c, err := New(nc, cfg)
 	must(t, err)
 	ended := make(chan struct{})
@@ -228,6 +262,7 @@ func dial(t testing.TB, addr string, cfg Config) *Conn {
 // agent ships a spool until it is stopped, over new connections when one ends.
 type agent struct {
 	t    testing.TB
+	net  network
 	s    *Sender
 	addr string
 	cfg  Config
@@ -238,7 +273,12 @@ type agent struct {
 
 func startAgent(t testing.TB, spool *journal.Log, wake chan struct{}, addr string, cfg Config, changed func(*Sender)) *agent {
 	t.Helper()
-	a := &agent{t: t, addr: addr, cfg: cfg, last: make(chan error, 1), runs: make(chan error, 100)}
+	return network{}.agent(t, spool, wake, addr, cfg, changed)
+}
+
+func (n network) agent(t testing.TB, spool *journal.Log, wake chan struct{}, addr string, cfg Config, changed func(*Sender)) *agent {
+	t.Helper()
+	a := &agent{t: t, net: n, addr: addr, cfg: cfg, last: make(chan error, 1), runs: make(chan error, 100)}
 	var err error
 	a.s, err = NewSender(SenderConfig{Log: spool, Wake: wake, Changed: func() {
 		if changed != nil && a.s != nil {
@@ -263,7 +303,7 @@ func (a *agent) run(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
-		c, err := New(nc, a.cfg)
+		c, err := New(a.net.dialled(nc), a.cfg)
 		if err != nil {
 			return err
 		}

@@ -50,7 +50,9 @@ func (d *disk) Close() error                                               { ret
 
 // NBD runs over pipes, 16 requests of 1 MiB in flight each way, while a journal
 // ships over the same connection: each goes on while the other one is busy.
-func TestNBDOverPipe(t *testing.T) {
+func TestNBDOverPipe(t *testing.T) { overAll(t, nbdOverPipe) }
+
+func nbdOverPipe(t *testing.T, n network) {
 	const workers, size = 16, 1 << 20
 	far := create(t, memFS(t), 1, journal.Options{})
 	r, err := NewReceiver(ReceiverConfig{Open: into(far)})
@@ -59,7 +61,7 @@ func TestNBDOverPipe(t *testing.T) {
 	srv, err := nbd.NewServer(d, nbd.ServerConfig{})
 	must(t, err)
 	t.Cleanup(func() { _ = srv.Close() })
-	a, b := pair(t, Config{}, Config{Receiver: r, Pipes: func(ctx context.Context, _, _ string, conn net.Conn) error {
+	a, b := n.pair(t, Config{}, Config{Receiver: r, Pipes: func(ctx context.Context, _, _ string, conn net.Conn) error {
 		return srv.ServeConn(ctx, conn)
 	}})
 	conn, err := a.Pipe(t.Context(), "disk")

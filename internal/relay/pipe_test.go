@@ -14,35 +14,6 @@ import (
 	"testing"
 )
 
-// pair is a running connection between two sides; it ends with the test.
-func pair(t testing.TB, left, right Config) (a, b *Conn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer ln.Close()
-	a = dial(t, ln.Addr().String(), left)
-	nc, err := ln.Accept()
-	must(t, err)
-	return a, carry(t, nc, right)
-}
-
-// carry runs a connection until the test ends.
-func carry(t testing.TB, nc net.Conn, cfg Config) *Conn {
-	t.Helper()
-	c, err := New(nc, cfg)
-	must(t, err)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = c.Run(context.Background())
-	}()
-	t.Cleanup(func() {
-		_ = c.Close()
-		<-ended
-	})
-	return c
-}
-
 // served is the other end of a pipe whose handler waits until the test is done
 // with it, or the connection is over.
 type served struct {
@@ -92,7 +63,9 @@ func noise(n int, seed uint64) []byte {
 
 // Both sides open pipes under the same numbers, and bytes go both ways through
 // all of them at once.
-func TestPipes(t *testing.T) {
+func TestPipes(t *testing.T) { overAll(t, pipes) }
+
+func pipes(t *testing.T, n network) {
 	echo := Config{Peer: "other", Pipes: func(_ context.Context, peer, name string, conn net.Conn) error {
 		if _, err := fmt.Fprintf(conn, "%-20s", peer+" "+name); err != nil {
 			return err
@@ -100,7 +73,7 @@ func TestPipes(t *testing.T) {
 		_, err := io.Copy(conn, conn)
 		return err
 	}}
-	a, b := pair(t, echo, echo)
+	a, b := n.pair(t, echo, echo)
 	var wg sync.WaitGroup
 	for i := range 6 {
 		c := []*Conn{a, b}[i%2]
@@ -219,7 +192,9 @@ func TestPipesAreBounded(t *testing.T) {
 }
 
 // What was written before the end arrives, then the reason.
-func TestPipeEnds(t *testing.T) {
+func TestPipeEnds(t *testing.T) { overAll(t, pipeEnds) }
+
+func pipeEnds(t *testing.T, n network) {
 	cfg, ch := serving()
 	want := noise(pipeWindow+1000, 1)
 	for _, tc := range []struct {
@@ -233,7 +208,7 @@ func TestPipeEnds(t *testing.T) {
 		}},
 		{ErrDiverged, func(err error) bool { return errors.Is(err, ErrDiverged) }},
 	} {
-		a, b := pair(t, Config{}, cfg)
+		a, b := n.pair(t, Config{}, cfg)
 		near, far := open(t, a, ch, "x")
 		go func() {
 			_, err := far.Write(want)
@@ -289,14 +264,16 @@ func TestPipeEnds(t *testing.T) {
 
 // A side that does not read a pipe stops only that pipe, and gets no more than
 // the window; when it reads, all is there.
-func TestPipeStalls(t *testing.T) {
+func TestPipeStalls(t *testing.T) { overAll(t, pipeStalls) }
+
+func pipeStalls(t *testing.T, n network) {
 	far := create(t, memFS(t), 1, options(false))
 	r, err := NewReceiver(ReceiverConfig{Open: into(far)})
 	must(t, err)
 	cfg, ch := serving()
 	cfg.Receiver = r
 	cfg.Handler = func(context.Context, string, string, json.RawMessage) (any, error) { return "well", nil }
-	a, b := pair(t, Config{}, cfg)
+	a, b := n.pair(t, Config{}, cfg)
 	hung, hungFar := open(t, a, ch, "hung")
 	want := noise(3*pipeWindow, 1)
 	wrote := make(chan error, 1)

@@ -2,8 +2,12 @@ package relay
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"math/rand/v2"
+	"net"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -108,14 +112,16 @@ func TestPowerLoss(t *testing.T) {
 
 // A network that swallows everything is noticed on both sides, and afterwards
 // the next batch is the one that comes next.
-func TestBlackhole(t *testing.T) {
+func TestBlackhole(t *testing.T) { overAll(t, blackhole) }
+
+func blackhole(t *testing.T, n network) {
 	spool, far := create(t, memFS(t), 1, options(true)), create(t, memFS(t), 1, options(false))
 	short := Config{Ping: 20 * time.Millisecond, Silence: 400 * time.Millisecond}
-	h := startHub(t, ReceiverConfig{Open: into(far)}, short)
+	h := n.hub(t, ReceiverConfig{Open: into(far)}, short)
 	p := newProxy(t, h.addr())
 	wake := make(chan struct{}, 1)
 	w := newWriter(t, spool, 1, wake)
-	a := startAgent(t, spool, wake, p.addr(), short, nil)
+	a := n.agent(t, spool, wake, p.addr(), short, nil)
 	for range 3 {
 		w.step()
 		await(t, "it is durable", func() bool { return a.s.Durable().Serial == spool.Serial() })
@@ -142,11 +148,13 @@ func TestBlackhole(t *testing.T) {
 }
 
 // A peer that is silent because it has nothing to say is not given up.
-func TestPingsKeepAQuietConnection(t *testing.T) {
+func TestPingsKeepAQuietConnection(t *testing.T) { overAll(t, pingsKeepAQuietConnection) }
+
+func pingsKeepAQuietConnection(t *testing.T, n network) {
 	far := create(t, memFS(t), 1, options(false))
-	h := startHub(t, ReceiverConfig{Open: into(far)}, Config{Ping: 10 * time.Millisecond, Silence: 2 * time.Second})
+	h := n.hub(t, ReceiverConfig{Open: into(far)}, Config{Ping: 10 * time.Millisecond, Silence: 2 * time.Second})
 	p := newProxy(t, h.addr())
-	c := dial(t, p.addr(), Config{Ping: 10 * time.Millisecond, Silence: 2 * time.Second})
+	c := n.dial(t, p.addr(), Config{Ping: 10 * time.Millisecond, Silence: 2 * time.Second})
 	through := func() int64 {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -157,10 +165,12 @@ func TestPingsKeepAQuietConnection(t *testing.T) {
 }
 
 // A slow network is not a dead one, and a delay does not confuse anybody.
-func TestSlowNetwork(t *testing.T) {
+func TestSlowNetwork(t *testing.T) { overAll(t, slowNetwork) }
+
+func slowNetwork(t *testing.T, n network) {
 	spool, far := create(t, memFS(t), 1, options(true)), create(t, memFS(t), 1, options(false))
 	short := Config{Ping: 50 * time.Millisecond, Silence: time.Second}
-	h := startHub(t, ReceiverConfig{Open: into(far)}, short)
+	h := n.hub(t, ReceiverConfig{Open: into(far)}, short)
 	p := newProxy(t, h.addr())
 	p.mu.Lock()
 	p.mu.delay, p.mu.rate = 5*time.Millisecond, 200<<10
@@ -170,10 +180,88 @@ func TestSlowNetwork(t *testing.T) {
 	for range 30 {
 		w.writes(8, 1024)
 	}
-	a := startAgent(t, spool, wake, p.addr(), short, nil)
+	a := n.agent(t, spool, wake, p.addr(), short, nil)
 	await(t, "all is durable", func() bool { return a.s.Durable().Serial == spool.Serial() })
 	same(t, spool, far)
 	if len(a.runs) > 0 {
 		t.Errorf("the connection ended: %v", <-a.runs)
 	}
+}
+
+// A peer that says that it lives and takes nothing is given up, and nobody waits
+// for it: not for the write under way, and not for a farewell.
+func TestDeafPeer(t *testing.T) { overAll(t, deafPeer) }
+
+func deafPeer(t *testing.T, n network) {
+	for _, writing := range []bool{true, false} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		defer ln.Close()
+		nc, err := net.Dial("tcp", ln.Addr().String())
+		must(t, err)
+		must(t, nc.(*net.TCPConn).SetWriteBuffer(4<<10))
+		peer, err := ln.Accept()
+		must(t, err)
+		defer peer.Close()
+		must(t, peer.(*net.TCPConn).SetReadBuffer(4<<10))
+		far, near := n.accepted(peer), n.dialled(nc)
+		if n.client != nil {
+			shaken := make(chan error, 1)
+			go func() { shaken <- far.(*tls.Conn).Handshake() }()
+			must(t, near.(*tls.Conn).Handshake())
+			must(t, <-shaken)
+		}
+		var wg sync.WaitGroup
+		stop := make(chan struct{})
+		wg.Go(func() {
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			say := appendFrame(nil, typePreface, 0, preface())
+			for {
+				if _, err := far.Write(say); err != nil {
+					return
+				}
+				select {
+				case <-tick.C:
+				case <-stop:
+					return
+				}
+				say = appendFrame(nil, typePing, 0, nil)
+			}
+		})
+		if writing {
+			c, err := New(near, Config{Ping: 10 * time.Millisecond, Silence: 300 * time.Millisecond})
+			must(t, err)
+			for range maxCalls {
+				wg.Go(func() { _ = c.Call(t.Context(), "x", strings.Repeat("x", maxControl/2), nil) })
+			}
+			if err := c.Run(t.Context()); !errors.Is(err, ErrSilent) || !strings.Contains(err.Error(), "took nothing") {
+				t.Errorf("it ended with: %v", err)
+			}
+		} else {
+			fill(t, nc)
+			if err := hangUp(near); n.client != nil && !errors.Is(err, net.ErrClosed) {
+				t.Errorf("the farewell was not cut off: %v", err) // TLS would have waited longer
+			}
+			if _, err := nc.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("after the farewell: %v", err)
+			}
+		}
+		close(stop)
+		wg.Wait()
+	}
+}
+
+// fill writes into a connection that nobody reads until no more fits.
+func fill(t *testing.T, nc net.Conn) {
+	t.Helper()
+	for {
+		must(t, nc.SetWriteDeadline(time.Now().Add(50*time.Millisecond)))
+		if _, err := nc.Write(make([]byte, 64<<10)); errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		} else {
+			must(t, err)
+		}
+	}
+	must(t, nc.SetWriteDeadline(time.Time{}))
 }

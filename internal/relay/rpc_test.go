@@ -12,11 +12,13 @@ import (
 )
 
 // Calls go both ways, out of order, many at a time.
-func TestCalls(t *testing.T) {
+func TestCalls(t *testing.T) { overAll(t, calls) }
+
+func calls(t *testing.T, n network) {
 	gate := make(chan struct{})
 	var cancelled atomic.Bool
 	far := create(t, memFS(t), 1, options(false))
-	h := startHub(t, ReceiverConfig{Open: into(far)}, Config{Handler: func(ctx context.Context, peer, method string, params json.RawMessage) (any, error) {
+	h := n.hub(t, ReceiverConfig{Open: into(far)}, Config{Handler: func(ctx context.Context, peer, method string, params json.RawMessage) (any, error) {
 		switch method {
 		case "slow":
 			<-gate
@@ -33,7 +35,7 @@ func TestCalls(t *testing.T) {
 		}
 		return nil, errors.New("it went wrong")
 	}})
-	c := dial(t, h.addr(), Config{})
+	c := n.dial(t, h.addr(), Config{})
 	ctx := t.Context()
 	slow := make(chan error, 1)
 	var name string

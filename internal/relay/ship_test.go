@@ -6,14 +6,16 @@ import (
 )
 
 // Whatever byte the connection breaks at, both sides end up with the same batches.
-func TestCutsAnywhere(t *testing.T) {
+func TestCutsAnywhere(t *testing.T) { overAll(t, cutsAnywhere) }
+
+func cutsAnywhere(t *testing.T, n network) {
 	spool, far := create(t, memFS(t), 1, options(true)), create(t, memFS(t), 1, options(false))
-	h := startHub(t, ReceiverConfig{Open: into(far), Window: 20 << 10}, Config{})
+	h := n.hub(t, ReceiverConfig{Open: into(far), Window: 20 << 10}, Config{})
 	p := newProxy(t, h.addr())
 	wake := make(chan struct{}, 1)
 	w := newWriter(t, spool, 1, wake)
 	r := rand.New(rand.NewPCG(1, 1))
-	a := startAgent(t, spool, wake, p.addr(), Config{}, func(s *Sender) {
+	a := n.agent(t, spool, wake, p.addr(), Config{}, func(s *Sender) {
 		// Law 3: nothing is confirmed before it is durable.
 		if d := s.Durable(); d.Serial > far.DurableSerial() || d.Seq > far.Durable() {
 			t.Errorf("%+v is confirmed, durable are batch %d, seq %d", d, far.DurableSerial(), far.Durable())

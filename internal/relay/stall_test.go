@@ -145,16 +145,18 @@ func syncFails(t *testing.T, lost bool) {
 }
 
 // A newer connection takes the group over from one that nobody knows to be dead.
-func TestTakeOver(t *testing.T) {
+func TestTakeOver(t *testing.T) { overAll(t, takeOver) }
+
+func takeOver(t *testing.T, n network) {
 	spool, far := create(t, memFS(t), 1, options(true)), create(t, memFS(t), 1, options(false))
-	h := startHub(t, ReceiverConfig{Open: into(far)}, Config{})
+	h := n.hub(t, ReceiverConfig{Open: into(far)}, Config{})
 	wake := make(chan struct{}, 1)
 	w := newWriter(t, spool, 1, wake)
 	run := func(ctx context.Context) (*Sender, chan error) {
 		s, err := NewSender(SenderConfig{Log: spool, Wake: wake})
 		must(t, err)
 		ended := make(chan error, 1)
-		c := dial(t, h.addr(), Config{})
+		c := n.dial(t, h.addr(), Config{})
 		go func() { ended <- s.Run(ctx, c) }()
 		return s, ended
 	}

@@ -10,13 +10,15 @@ import (
 
 // A batch larger than the window, and than a frame, arrives whole, and the
 // window is afterwards what it was.
-func TestBatchLargerThanTheWindow(t *testing.T) {
+func TestBatchLargerThanTheWindow(t *testing.T) { overAll(t, batchLargerThanTheWindow) }
+
+func batchLargerThanTheWindow(t *testing.T, n network) {
 	opt := journal.Options{Number: true}
 	spool, far := create(t, memFS(t), 1, opt), create(t, memFS(t), 1, journal.Options{})
-	h := startHub(t, ReceiverConfig{Open: into(far), Window: 4 << 10}, Config{})
+	h := n.hub(t, ReceiverConfig{Open: into(far), Window: 4 << 10}, Config{})
 	wake := make(chan struct{}, 1)
 	w := newWriter(t, spool, 1, wake)
-	a := startAgent(t, spool, wake, h.addr(), Config{}, nil)
+	a := n.agent(t, spool, wake, h.addr(), Config{}, nil)
 	for range 3 {
 		w.writes(1, 512)
 		w.writes(40, 64<<10)
