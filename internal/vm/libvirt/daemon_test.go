@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 	"time"
-
-	golibvirt "github.com/digitalocean/go-libvirt"
 
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/internal/vm/discover"
@@ -119,83 +115,6 @@ func daemonRestart(t *testing.T, l *vmtest.Libvirtd) {
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
-	}
-}
-
-// Disks have the names that libvirt's users know, also when they come and go.
-func hotplug(t *testing.T, l *vmtest.Libvirtd) {
-	d := l.Define(t, "hotplug", vmtest.Disk{}, vmtest.Disk{Format: "qcow2"})
-	v := open(t, l, "hotplug")
-	names := func() (out []string) {
-		t.Helper()
-		list, err := v.Volumes(deadline(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, w := range list {
-			out = append(out, w.Name)
-		}
-		return out
-	}
-	if got := names(); !slices.Equal(got, []string{"vda", "vdb"}) {
-		t.Fatalf("volumes %v", got)
-	}
-	taps := attach(t, v, d.Nodes()...)
-	events := v.Subscribe()
-	defer events.Close()
-	device := func(id string) {
-		t.Helper()
-		for {
-			e, err := events.Next(deadline(t))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if e.Kind == vm.EventDevices && strings.Contains(e.Device, id) {
-				return
-			}
-		}
-	}
-	sda := strings.NewReplacer("vdc", "sda", "bus='virtio'", "bus='scsi'").Replace(d.DiskXML(2, vmtest.Disk{}))
-	sda = strings.ReplaceAll(sda, "-sda", "-vdc") // the image is where it was made
-	if err := l.Lib().DomainAttachDevice(d.Dom(), sda); err != nil {
-		t.Fatal(err)
-	}
-	device("scsi0-0-0-0")
-	if got := names(); !slices.Equal(got, []string{"sda", "vda", "vdb"}) {
-		t.Fatalf("volumes %v", got)
-	}
-	if err := v.CheckBypass(deadline(t), taps); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Lib().DomainDetachDevice(d.Dom(), sda); err != nil {
-		t.Fatal(err)
-	}
-	device("scsi0-0-0-0")
-	if got := names(); !slices.Equal(got, []string{"vda", "vdb"}) {
-		t.Fatalf("volumes %v", got)
-	}
-	if err := v.CheckBypass(deadline(t), taps); err != nil {
-		t.Fatal(err)
-	}
-	refused(t, l, d, true)
-	if err := v.Detach(deadline(t), taps); err != nil {
-		t.Fatal(err)
-	}
-	refused(t, l, d, false)
-}
-
-// refused tries what QEMU refuses while taps are on.
-func refused(t *testing.T, l *vmtest.Libvirtd, d *vmtest.Domain, want bool) {
-	t.Helper()
-	for what, err := range map[string]error{
-		"resize": l.Lib().DomainBlockResize(d.Dom(), "vda", 128<<20, golibvirt.DomainBlockResizeBytes),
-		"backup": l.Lib().DomainBackupBegin(d.Dom(), "<domainbackup mode='push'><disks><disk name='vda' type='file'><target file='"+
-			filepath.Join(l.Dir, "images", "backup")+"'/></disk><disk name='vdb' backup='no'/></disks></domainbackup>", nil, 0),
-	} {
-		if (err != nil) != want {
-			t.Errorf("%s, refused expected %v: %v", what, want, err)
-		}
-		t.Logf("%s: %v", what, err)
 	}
 }
 

@@ -69,6 +69,9 @@ func (v *VM) Detach(ctx context.Context, taps []vm.Tap) error {
 			return fmt.Errorf("detach volume %s: %w", t.Volume, err)
 		}
 	}
+	if err := v.removeOrphans(ctx, taps); err != nil {
+		return fmt.Errorf("detach: remove what was unplugged: %w", err)
+	}
 	if err := v.mon.Settle(ctx); err != nil { // no late word of them is remembered for ever
 		return fmt.Errorf("detach: %w", err)
 	}

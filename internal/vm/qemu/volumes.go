@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -123,10 +122,6 @@ func (g *graph) volume(node string, nodes map[string]namedNode) (vm.Volume, bool
 	}
 	return vol, true
 }
-
-// libvirtNode is how libvirt calls nodes: it counts, and not the same way at the
-// next start.
-var libvirtNode = regexp.MustCompile(`^libvirt-[0-9]+-[a-z]+$`)
 
 func (g *graph) tapped(id uint64) bool {
 	return slices.ContainsFunc(g.edges, func(e graphEdge) bool {
