@@ -86,6 +86,7 @@ type VM struct {
 	Reason    string     `json:"reason,omitempty" doc:"why it cannot be reached"`
 	RunState  string     `json:"run_state,omitempty"`
 	Version   string     `json:"version,omitempty" doc:"of the hypervisor"`
+	UUID      string     `json:"uuid,omitempty" doc:"that the VM was given; left out when it has none"`
 	Group     string     `json:"group,omitempty" doc:"the group that protects it"`
 	Volumes   []VMVolume `json:"volumes" nullable:"false"`
 }

@@ -11,6 +11,7 @@ type VM struct {
 	Name      string    `json:"name"`
 	QMP       string    `json:"qmp"`
 	NBDServer string    `json:"nbd_server,omitempty"`
+	UUID      string    `json:"uuid,omitempty"`  // its own, if it has one
 	Agent     string    `json:"agent,omitempty"` // id of the one on whose host it runs; none: the hub's own
 	Created   time.Time `json:"created"`
 }

@@ -19,7 +19,8 @@ func Inspect(ctx context.Context, m vm.VM, out *api.VM) error {
 	if err != nil {
 		return VMError(out.Name, out.QMP, err)
 	}
-	out.Reachable, out.RunState, out.Version = true, string(state), m.Identity().Version.String()
+	id := m.Identity()
+	out.Reachable, out.RunState, out.Version, out.UUID = true, string(state), id.Version.String(), id.UUID
 	for _, v := range volumes {
 		out.Volumes = append(out.Volumes, api.VMVolume{
 			Name: v.Name, Node: v.Node, Device: v.Device, Size: v.Size, Format: v.Format, File: v.File,

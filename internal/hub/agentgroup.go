@@ -25,13 +25,14 @@ type agentCaller interface {
 // them and ships the journal that the store keeps.
 type agentGroup struct {
 	storedGroup
-	record groupRecord // as it was made; its intent is not the present one
 	agents agentCaller
 	intake *intake
 	names  *protect.Names
+	made   time.Time // when the hub opened it
 
 	mu struct {
 		sync.Mutex
+		record  groupRecord // its intent may be an older one
 		heard   host.Status
 		at      time.Time     // when it was heard; zero: not since the hub started
 		stopped chan struct{} // closed by Stop
@@ -42,12 +43,26 @@ type agentGroup struct {
 const reportAge = 5 * time.Second
 
 func newAgentGroup(d GroupDeps, store *replica.Store) *agentGroup {
-	g := &agentGroup{record: d.Record, agents: d.Agents}
+	g := &agentGroup{agents: d.Agents, made: time.Now()}
+	g.mu.record = d.Record
 	g.keep(store, &d.Record)
 	g.intake = newIntake(store, d.Logger)
 	g.names = protect.NewNames(protect.LocalJournal{Log: store.Log()})
 	g.mu.stopped = make(chan struct{})
 	return g
+}
+
+func (g *agentGroup) record() groupRecord {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.mu.record
+}
+
+// moved says that another agent has the group from now on.
+func (g *agentGroup) moved(r groupRecord) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.record, g.mu.heard, g.mu.at = r, host.Status{}, time.Time{}
 }
 
 // wanted is what the agent is to do.
@@ -61,14 +76,14 @@ func wanted(r groupRecord, goal protect.Goal) host.Group {
 
 // order has the agent do something, and waits until it is done.
 func (g *agentGroup) order(ctx context.Context, goal protect.Goal, state protect.State) error {
-	if err := g.ask(ctx, host.CallApply, wanted(g.record, goal), nil); err != nil {
+	if err := g.ask(ctx, host.CallApply, wanted(g.record(), goal), nil); err != nil {
 		return err
 	}
 	return g.ask(ctx, host.CallAwait, host.Await{ID: g.id, State: state}, nil)
 }
 
 func (g *agentGroup) ask(ctx context.Context, method string, params, result any) error {
-	return host.Unwrap(g.agents.call(ctx, g.record.Agent, method, params, result))
+	return host.Unwrap(g.agents.call(ctx, g.record().Agent, method, params, result))
 }
 
 // Run implements Life: the agent does what there is to do.
@@ -135,7 +150,7 @@ func (g *agentGroup) heard() (s host.Status, age time.Duration, fresh bool) {
 	s, at := g.mu.heard, g.mu.at
 	g.mu.Unlock()
 	age = time.Since(at)
-	_, connected := g.agents.get(g.record.Agent)
+	_, connected := g.agents.get(g.record().Agent)
 	return s, age, connected && !at.IsZero() && age < reportAge
 }
 
@@ -155,7 +170,7 @@ func (g *agentGroup) Status() api.GroupStatus {
 		out.State, out.Reason = api.StateDegraded, "the hub does not take what the agent sends: "+s.Stalled
 	}
 	g.points(&out, g.newestTime(&durable, s, age, fresh))
-	for _, v := range g.record.Volumes {
+	for _, v := range g.record().Volumes {
 		vs := api.VolumeStatus{Name: v.Name, UUID: v.UUID, VM: v.VM, Node: v.Node, Size: v.Size, State: out.State}
 		if now, ok := durable.Volume(v.ID); ok {
 			vs.Size = now.Size()
@@ -177,7 +192,7 @@ func (g *agentGroup) Status() api.GroupStatus {
 // away says that nobody knows how the VMs are.
 func (g *agentGroup) away(out *api.GroupStatus) {
 	out.State = api.StateDegraded
-	if l, ok := g.agents.get(g.record.Agent); ok {
+	if l, ok := g.agents.get(g.record().Agent); ok {
 		out.Reason, out.Hint = "the agent "+l.Name+" has just connected and says nothing of the group yet", ""
 		return
 	}

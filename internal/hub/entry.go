@@ -54,6 +54,13 @@ func (e *entry) setIntent(i catalog.Intent) {
 	e.mu.record.Intent = i
 }
 
+// moved notes where the group's VMs run now.
+func (e *entry) moved(agent string, vms []catalog.VM) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.record.Agent, e.mu.record.VMs = agent, vms
+}
+
 // hold begins a change; release ends it.
 func (e *entry) hold(ctx context.Context) (release func(), err error) {
 	select {

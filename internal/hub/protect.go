@@ -102,6 +102,7 @@ func (h *Hub) choose(ctx context.Context, r *groupRecord, vmName string, wanted 
 			VM: vmName, Disk: v.Name, Node: v.Node, Size: v.Size,
 		})
 	}
+	record.UUID = seen.UUID
 	r.VMs = append(r.VMs, record)
 	return nil
 }

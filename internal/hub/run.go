@@ -113,6 +113,9 @@ func (h *Hub) serve(ctx context.Context, ls listeners) error {
 		serving.Go(func() error { return h.ended(ctx, "API", web.Serve(l)) })
 	}
 	h.startGroups(ctx)
+	if len(ls.agents) > 0 {
+		serving.Go(func() error { h.followVMs(ctx); return nil })
+	}
 	for _, l := range ls.agents {
 		serving.Go(func() error { return h.ended(ctx, "agents", h.agents.run(ctx, l)) })
 	}

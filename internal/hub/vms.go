@@ -178,7 +178,7 @@ func (h *Hub) look(ctx context.Context, r catalog.VM, out *api.VM) error {
 	if err := h.agents.call(ctx, r.Agent, host.CallInspect, host.Name{Name: r.Name}, &seen); err != nil {
 		return host.Unwrap(err)
 	}
-	out.Reachable, out.RunState, out.Version, out.Volumes = seen.Reachable, seen.RunState, seen.Version, seen.Volumes
+	out.Reachable, out.RunState, out.Version, out.UUID, out.Volumes = seen.Reachable, seen.RunState, seen.Version, seen.UUID, seen.Volumes
 	return nil
 }
 
