@@ -3,6 +3,7 @@ package qemu
 import (
 	"cmp"
 	"context"
+	"errors"
 	"path"
 	"slices"
 	"strings"
@@ -45,9 +46,22 @@ func (v *VM) namedNodes(ctx context.Context) (map[string]namedNode, error) {
 	return nodes, nil
 }
 
+// errChanged: answers to several questions do not fit each other.
+var errChanged = errors.New("the VM's disks change while they are listed")
+
 // Volumes implements vm.Machine. Removable media are no volumes: they can be
-// changed for others.
-func (v *VM) Volumes(ctx context.Context) ([]vm.Volume, error) {
+// changed for others. When a job begins or ends between two of the questions that
+// this takes, all are asked again.
+func (v *VM) Volumes(ctx context.Context) (list []vm.Volume, err error) {
+	for range 100 {
+		if list, err = v.volumes(ctx); !errors.Is(err, errChanged) {
+			break
+		}
+	}
+	return list, err
+}
+
+func (v *VM) volumes(ctx context.Context) ([]vm.Volume, error) {
 	var blocks []blockInfo
 	if err := v.do(ctx, "query-block", nil, &blocks); err != nil {
 		return nil, err
@@ -76,6 +90,9 @@ func (v *VM) Volumes(ctx context.Context) ([]vm.Volume, error) {
 		}
 		vol, ok := g.volume(b.Inserted.Node, nodes)
 		if !ok {
+			return nil, errChanged
+		}
+		if vol.Node == "" {
 			continue
 		}
 		vol.Device = b.QDev
@@ -88,7 +105,11 @@ func (v *VM) Volumes(ctx context.Context) ([]vm.Volume, error) {
 	}
 	if !devices {
 		for _, n := range g.roots(nodes) {
-			if vol, ok := g.volume(n.Name, nodes); ok && vol.Name != "" {
+			vol, ok := g.volume(n.Name, nodes)
+			if !ok {
+				return nil, errChanged
+			}
+			if vol.Name != "" {
 				out = append(out, vol)
 			}
 		}
@@ -97,8 +118,8 @@ func (v *VM) Volumes(ctx context.Context) ([]vm.Volume, error) {
 	return out, nil
 }
 
-// volume describes the volume at or under a node; ok is false when there is
-// none.
+// volume describes the volume at or under a node, an empty one when it is read-only;
+// ok is false when there is no such node.
 func (g *graph) volume(node string, nodes map[string]namedNode) (vm.Volume, bool) {
 	top, ok := g.find(node)
 	if !ok {
@@ -107,7 +128,7 @@ func (g *graph) volume(node string, nodes map[string]namedNode) (vm.Volume, bool
 	id := g.throughJobs(top, nodes)
 	n, ok := nodes[g.nodes[id].Name]
 	if !ok || n.RO {
-		return vm.Volume{}, false
+		return vm.Volume{}, ok
 	}
 	vol := vm.Volume{
 		Node:              n.Node,

@@ -2,7 +2,10 @@ package qemu_test
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/rephub/rephub/internal/vm"
@@ -149,5 +152,52 @@ func TestAttachToDevices(t *testing.T) {
 	var hint interface{ Hint() string }
 	if !errors.Is(err, vm.ErrRefused) || !errors.As(err, &hint) || hint.Hint() == "" {
 		t.Fatalf("got %v", err)
+	}
+}
+
+// Jobs that come and go put nodes in and take them out again; no volume is missed.
+func TestVolumesWhileJobsComeAndGo(t *testing.T) {
+	for name, cfg := range map[string]vmtest.Config{
+		"devices":    {Machine: "pc", NoServer: true, Disks: []vmtest.Disk{{Device: "virtio-blk-pci,id=d0"}, {Device: "virtio-blk-pci,id=d1"}, {Node: "target"}}},
+		"no devices": {Disks: []vmtest.Disk{{}, {}, {Node: "target"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := vmtest.Start(t, cfg)
+			v := open(t, q)
+			var stop atomic.Bool
+			jobs := make(chan error, 1)
+			go func() {
+				for i := 0; !stop.Load(); i++ {
+					id := fmt.Sprintf("job%d", i)
+					if err := q.Do("blockdev-backup", map[string]any{"device": "disk0", "target": "target", "job-id": id, "sync": "none"}, nil); err != nil {
+						continue // the one before is not over
+					}
+					if err := q.Do("block-job-cancel", map[string]any{"device": id}, nil); err != nil {
+						jobs <- err
+						return
+					}
+				}
+				jobs <- nil
+			}()
+			for range 50 {
+				list, err := v.Volumes(deadline(t))
+				if err != nil {
+					t.Error(err)
+					break
+				}
+				var names []string
+				for _, w := range list {
+					names = append(names, w.Name)
+				}
+				if !slices.Contains(names, "disk0") || !slices.Contains(names, "disk1") {
+					t.Errorf("got %v", names)
+					break
+				}
+			}
+			stop.Store(true)
+			if err := <-jobs; err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }
