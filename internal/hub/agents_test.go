@@ -185,6 +185,25 @@ func TestRevokedAgentIsCutOff(t *testing.T) {
 	}
 }
 
+// It was revoked after its handshake and before it was let in.
+func TestRevokedInTheDoor(t *testing.T) {
+	r := newAgentsRig(t, nil)
+	id := r.agent("kvm1").Agent()
+	tr, err := r.agents.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.RemoveAgent(t.Context(), "kvm1", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.agents.enter(tr, &agentLink{ID: id.ID.String(), Name: id.Name, agent: id}); !errors.Is(err, trust.ErrRevoked) {
+		t.Errorf("let in: %v", err)
+	}
+	if l, ok := r.agents.get(id.ID.String()); ok {
+		t.Errorf("it has a connection: %+v", l)
+	}
+}
+
 // The authority was put back from a copy that is older than the revocation.
 func TestCatalogRemembersWhoIsRevoked(t *testing.T) {
 	r := newAgentsRig(t, nil)
