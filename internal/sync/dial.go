@@ -191,11 +191,16 @@ func (c *remote) ask(ctx context.Context, t frameType, r block.Range, sums []dig
 	select {
 	case a := <-answer:
 		return a.body, a.err
-	case <-c.done:
-		return nil, c.over()
 	case <-ctx.Done():
 		c.forget(id)
 		return nil, context.Cause(ctx)
+	case <-c.done:
+	}
+	select {
+	case a := <-answer: // it was the last one
+		return a.body, a.err
+	default:
+		return nil, c.over()
 	}
 }
 
