@@ -50,9 +50,8 @@ func (d *disk) Close() error                                               { ret
 
 // NBD runs over pipes, 16 requests of 1 MiB in flight each way, while a journal
 // ships over the same connection: each goes on while the other one is busy.
-func TestNBDOverPipe(t *testing.T) { overAll(t, nbdOverPipe) }
-
-func nbdOverPipe(t *testing.T, n network) {
+func TestNBDOverPipe(t *testing.T) {
+	n := secure(t)
 	const workers, size = 16, 1 << 20
 	far := create(t, memFS(t), 1, journal.Options{})
 	r, err := NewReceiver(ReceiverConfig{Open: into(far)})

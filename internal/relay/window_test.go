@@ -10,9 +10,8 @@ import (
 
 // A batch larger than the window, and than a frame, arrives whole, and the
 // window is afterwards what it was.
-func TestBatchLargerThanTheWindow(t *testing.T) { overAll(t, batchLargerThanTheWindow) }
-
-func batchLargerThanTheWindow(t *testing.T, n network) {
+func TestBatchLargerThanTheWindow(t *testing.T) {
+	n := secure(t)
 	opt := journal.Options{Number: true}
 	spool, far := create(t, memFS(t), 1, opt), create(t, memFS(t), 1, journal.Options{})
 	h := n.hub(t, ReceiverConfig{Open: into(far), Window: 4 << 10}, Config{})
