@@ -30,12 +30,13 @@ type agentLink struct {
 	Addr     string // of the host
 	Since    time.Time
 
-	agent   trust.Agent
-	conn    *relay.Conn
-	expires time.Time // the certificate it came with
-	mu      struct {
+	agent trust.Agent
+	conn  *relay.Conn
+	news  chan struct{} // there is something to note
+	mu    struct {
 		sync.Mutex
-		hello host.Hello
+		hello   host.Hello
+		expires time.Time // the newest certificate
 	}
 }
 
@@ -65,8 +66,9 @@ func (a *agents) link(ctx context.Context, t *agentTrust, c *tls.Conn) error {
 	}
 	l := &agentLink{
 		ID: agent.ID.String(), Name: agent.Name, Addr: c.RemoteAddr().String(), Since: time.Now().UTC(),
-		agent: agent, expires: c.ConnectionState().PeerCertificates[0].NotAfter,
+		agent: agent, news: make(chan struct{}, 1),
 	}
+	l.mu.expires = c.ConnectionState().PeerCertificates[0].NotAfter
 	log := a.cfg.Logger.With("agent", l.Name, "agent_id", l.ID, "addr", l.Addr)
 	l.conn, err = relay.New(c, relay.Config{
 		Peer: l.ID, Receiver: a.receiver, Pipes: a.cfg.Hooks.Pipe, Logger: a.cfg.Logger,
@@ -84,7 +86,7 @@ func (a *agents) link(ctx context.Context, t *agentTrust, c *tls.Conn) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	wg.Go(func() { a.note(ctx, t, l, l.expires) })
+	wg.Go(func() { a.noteNews(ctx, t, l) })
 	if a.cfg.Hooks.Connected != nil {
 		wg.Go(func() { a.cfg.Hooks.Connected(ctx, l) })
 	}
@@ -93,9 +95,9 @@ func (a *agents) link(ctx context.Context, t *agentTrust, c *tls.Conn) error {
 	a.leave(l)
 	wg.Wait()
 	log.Info("agent's connection ended", "err", err)
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), copyPatience)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), catalogPatience)
 	defer cancel()
-	a.note(bounded, t, l, time.Time{})
+	a.note(last, t, l)
 	return nil
 }
 
@@ -103,9 +105,9 @@ func (a *agents) link(ctx context.Context, t *agentTrust, c *tls.Conn) error {
 func (a *agents) handle(ctx context.Context, t *agentTrust, l *agentLink, method string, params json.RawMessage) (out any, err error) {
 	switch {
 	case method == trust.MethodRenew:
-		out, err = a.renew(ctx, t, l, params)
+		out, err = a.renew(t, l, params)
 	case method == host.CallHello:
-		err = a.hello(ctx, t, l, params)
+		err = l.hear(params)
 	case a.cfg.Hooks.Handle == nil:
 		err = &relay.RemoteError{Code: "unknown", Message: "unknown call " + method}
 	default:
@@ -118,7 +120,7 @@ func (a *agents) handle(ctx context.Context, t *agentTrust, l *agentLink, method
 }
 
 // renew gives the agent a new certificate.
-func (a *agents) renew(ctx context.Context, t *agentTrust, l *agentLink, params json.RawMessage) (any, error) {
+func (a *agents) renew(t *agentTrust, l *agentLink, params json.RawMessage) (any, error) {
 	var m trust.RenewMessage
 	if err := json.Unmarshal(params, &m); err != nil {
 		return nil, refuseAgent("renewal: %v", err)
@@ -126,14 +128,18 @@ func (a *agents) renew(ctx context.Context, t *agentTrust, l *agentLink, params 
 	reply, expires, err := t.registrar.Renew(l.agent, m.Message)
 	if err != nil {
 		a.cfg.Logger.Warn("agent was refused", "agent", l.Name, "agent_id", l.ID, "addr", l.Addr, "err", err)
-	} else {
-		a.cfg.Logger.Info("agent has a new certificate", "agent", l.Name, "agent_id", l.ID, "expires", expires)
-		a.noteSoon(ctx, t, l, expires)
+		return trust.RenewMessage{Message: reply}, nil
 	}
+	a.cfg.Logger.Info("agent has a new certificate", "agent", l.Name, "agent_id", l.ID, "expires", expires)
+	l.mu.Lock()
+	l.mu.expires = expires
+	l.mu.Unlock()
+	l.tell()
 	return trust.RenewMessage{Message: reply}, nil
 }
 
-func (a *agents) hello(ctx context.Context, t *agentTrust, l *agentLink, params json.RawMessage) error {
+// hear takes what the agent says of itself.
+func (l *agentLink) hear(params json.RawMessage) error {
 	var m host.Hello
 	if err := json.Unmarshal(params, &m); err != nil || len(m.Version) > 100 || len(m.Host) > 255 {
 		return refuseAgent("hello: %.100s", params)
@@ -141,30 +147,43 @@ func (a *agents) hello(ctx context.Context, t *agentTrust, l *agentLink, params 
 	l.mu.Lock()
 	l.mu.hello = m
 	l.mu.Unlock()
-	a.noteSoon(ctx, t, l, time.Time{})
+	l.tell()
 	return nil
 }
 
-// noteSoon is note for callers that do not wait for a slow catalog.
-func (a *agents) noteSoon(ctx context.Context, t *agentTrust, l *agentLink, expires time.Time) {
-	ctx, cancel := context.WithTimeout(ctx, copyPatience)
-	defer cancel()
-	a.note(ctx, t, l, expires)
+// tell has what is new noted.
+func (l *agentLink) tell() {
+	select {
+	case l.news <- struct{}{}:
+	default:
+	}
+}
+
+// noteNews notes the agent now, and whenever there is something new.
+func (a *agents) noteNews(ctx context.Context, t *agentTrust, l *agentLink) {
+	for {
+		a.note(ctx, t, l)
+		select {
+		case <-l.news:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // note keeps in the catalog what is to be told of an agent while it is away; a
 // catalog that is away itself misses it. An agent that is revoked there, and not
 // at the authority, which was put back from an old copy then, is shut out again.
-func (a *agents) note(ctx context.Context, t *agentTrust, l *agentLink, expires time.Time) {
+func (a *agents) note(ctx context.Context, t *agentTrust, l *agentLink) {
+	l.mu.Lock()
+	hello, expires := l.mu.hello, l.mu.expires
+	l.mu.Unlock()
 	revoked := false
 	change := func(r *catalog.Agent) {
 		revoked = r.Revoked != nil
-		r.Seen = time.Now().UTC()
-		if !expires.IsZero() {
-			r.CertificateExpires = expires
-		}
-		if h := l.Hello(); h != (host.Hello{}) {
-			r.Version, r.Host = h.Version, h.Host
+		r.Seen, r.CertificateExpires = time.Now().UTC(), expires
+		if hello != (host.Hello{}) {
+			r.Version, r.Host = hello.Version, hello.Host
 		}
 	}
 	err := a.cfg.Store.UpdateAgent(ctx, l.agent.ID, change)
