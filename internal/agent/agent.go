@@ -38,7 +38,8 @@ type Config struct {
 	Libvirt string
 	// SpoolSize bounds the spools of all groups together, bytes. 10 GiB.
 	SpoolSize int64
-	// Limit is a timetable of the bandwidth towards the hub; none if empty.
+	// Limit is a timetable of the bandwidth towards the hub, see
+	// relay.ParseTimetable; none if empty.
 	Limit string
 	// Exe is the program that is the keeper when called so; this one if empty.
 	Exe     string
@@ -92,6 +93,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err := cfg.validate(); err != nil {
 		return err
 	}
+	limit, err := relay.ParseTimetable(cfg.Limit)
+	if err != nil {
+		return api.Errorf(api.CodeInvalid, "--limit: %v", err).WithHint("write for example: mon-fri 08:00-18:00 20M; unlimited")
+	}
 	watcher, err := newWatcher(&cfg)
 	if err != nil {
 		return err
@@ -112,6 +117,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	a := &Agent{cfg: cfg, data: data, vms: newMachines(), budget: &budget{limit: cfg.SpoolSize}}
 	a.keeper = keeper.NewLink(keeper.ClientConfig{Dir: data.join("keeper"), Exe: cfg.Exe, Logger: cfg.Logger})
 	a.up = newUplink(hub, cfg.Version, identity, relay.Config{Handler: a.obey, Logger: cfg.Logger}, cfg.Logger)
+	a.up.limit = limit
 	a.groups = newGroups(ctx, a, data.join("groups"))
 	return a.run(ctx, watcher)
 }

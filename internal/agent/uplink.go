@@ -34,6 +34,7 @@ type uplink struct {
 	version  string
 	identity *trust.Identity
 	cfg      relay.Config
+	limit    relay.Timetable
 	logger   *slog.Logger
 
 	mu struct {
@@ -91,6 +92,7 @@ func (u *uplink) once(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
+	wg.Go(func() { u.limit.Keep(ctx, conn.SetLimit) })
 	wg.Go(func() {
 		name, err := os.Hostname()
 		if err != nil {
