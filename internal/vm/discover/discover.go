@@ -30,9 +30,9 @@ type Found struct {
 	Reason string
 }
 
-// Source is another place where VMs are listed. It calls report with all of them
-// at once, at the start and after every change, and returns when ctx ends. A VM
-// without QMP is one problem of the whole source.
+// Source is another place where VMs are listed. It calls report with all of them,
+// in a list that it does not touch afterwards, at the start and after every change,
+// and returns when ctx ends. A VM without QMP is a problem of the whole source.
 type Source func(ctx context.Context, report func([]Found)) error
 
 // Config of a Watcher. The zero value finds nothing.

@@ -32,7 +32,7 @@ func Source(uri string) discover.Source {
 		var last []discover.Found
 		for {
 			err := watch(ctx, uri, func(l []discover.Found) {
-				last = l
+				last = slices.Clone(l)
 				report(l)
 			})
 			if ctx.Err() != nil {
