@@ -33,16 +33,28 @@ type PeerError struct {
 	Reason string
 }
 
-func (e *PeerError) Error() string { return fmt.Sprintf("%v: peer: %q", e.Unwrap(), e.Reason) }
+func (e *PeerError) Error() string {
+	if e.sentinel() == nil {
+		return fmt.Sprintf("%v: peer: %q (%s)", ErrInterrupted, e.Reason, e.Code)
+	}
+	return fmt.Sprintf("%v: peer: %q", e.sentinel(), e.Reason)
+}
 
-// Unwrap is the sentinel of the code.
+// Unwrap is the sentinel of the code, ErrInterrupted for one that has none.
 func (e *PeerError) Unwrap() error {
+	if err := e.sentinel(); err != nil {
+		return err
+	}
+	return ErrInterrupted
+}
+
+func (e *PeerError) sentinel() error {
 	for _, c := range codes {
 		if c.code == e.Code {
 			return c.err
 		}
 	}
-	return ErrInterrupted
+	return nil
 }
 
 // codes are the reasons a stream ends for, as they are sent.

@@ -30,7 +30,8 @@ type pipeHello struct {
 
 // Pipe opens a stream of bytes to the peer, which serves it with its Pipes; it
 // returns when it does. Its frames take turns with those of the other streams,
-// and a side that does not read stops only itself. Either side may have 64 open.
+// and a side that does not read stops only itself. Either side may have 64 open;
+// one counts until it is closed here and its handler has returned there.
 //
 // ctx is for the opening only. A *PeerError says why the peer refused or, later,
 // ended the pipe; ErrRefused if it serves none. Close ends it at once in both
@@ -68,13 +69,10 @@ func (c *Conn) takePipe(ctx context.Context, f *frame) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.acceptLocked(ctx, f, func(ctx context.Context, st *stream) error {
+	return c.acceptLocked(ctx, f, h.Window, func(ctx context.Context, st *stream) error {
 		if c.cfg.Pipes == nil {
 			return fmt.Errorf("%w: no pipes are served here", ErrRefused)
 		}
-		st.c.mu.Lock()
-		st.credit = h.Window
-		st.c.mu.Unlock()
 		p := newPipe(st, h.Name)
 		defer p.Close()
 		return c.cfg.Pipes(ctx, c.cfg.Peer, h.Name, p)

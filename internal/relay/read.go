@@ -109,7 +109,7 @@ func (st *stream) takeLocked(f *frame) error {
 			return err
 		}
 		st.theirClose = true
-		st.endLocked(&PeerError{Code: m.Code, Reason: clip(m.Reason)})
+		st.endLocked(&PeerError{Code: clip(m.Code), Reason: clip(m.Reason)})
 		st.forgetLocked()
 	case typeData:
 		return st.takeDataLocked(f)

@@ -115,13 +115,14 @@ func (c *Conn) takeOpen(ctx context.Context, f *frame) error {
 	if c.cfg.Receiver == nil {
 		return f.wrong("nothing is received here")
 	}
-	return c.acceptLocked(ctx, f, func(ctx context.Context, st *stream) error {
+	return c.acceptLocked(ctx, f, 0, func(ctx context.Context, st *stream) error {
 		return c.cfg.Receiver.serve(ctx, c.cfg.Peer, st, h)
 	})
 }
 
-// acceptLocked begins a stream of the peer's, which serve carries.
-func (c *Conn) acceptLocked(ctx context.Context, f *frame, serve func(context.Context, *stream) error) error {
+// acceptLocked begins a stream of the peer's, which takes credit bytes of ours
+// and is carried by serve.
+func (c *Conn) acceptLocked(ctx context.Context, f *frame, credit int64, serve func(context.Context, *stream) error) error {
 	switch {
 	case c.mu.err != nil:
 		return nil
@@ -134,6 +135,7 @@ func (c *Conn) acceptLocked(ctx context.Context, f *frame, serve func(context.Co
 	if err != nil {
 		return f.wrong("%v", err)
 	}
+	st.credit = credit
 	ctx, st.quit = context.WithCancel(ctx)
 	c.wg.Go(func() { st.finish(serve(ctx, st)) })
 	return nil

@@ -19,11 +19,10 @@ func (c *Conn) write() error {
 	defer ping.Stop()
 	held := time.NewTimer(0)
 	defer held.Stop()
-	var notBefore time.Time // the limit holds data back until then
 	var buf []byte
 	for {
 		var data *stream
-		wait := time.Until(notBefore)
+		wait := c.limit.ReserveN(time.Now(), 0).Delay() // the limit holds data back so long
 		buf, data = c.next(buf[:0], wait <= 0)
 		var err error
 		switch {
@@ -31,9 +30,7 @@ func (c *Conn) write() error {
 			err = c.send(buf)
 		case data != nil:
 			err = c.send(data.out)
-			if d := c.limit.ReserveN(time.Now(), len(data.out)).Delay(); d > 0 {
-				notBefore = time.Now().Add(d)
-			}
+			c.limit.ReserveN(time.Now(), len(data.out))
 			c.sent(data)
 		default:
 			var timer <-chan time.Time
@@ -44,11 +41,7 @@ func (c *Conn) write() error {
 			select {
 			case <-c.done:
 				return ErrClosed
-			case <-c.wake:
-				// The limit may have been changed.
-				if c.limit.Tokens() > 0 {
-					notBefore = time.Time{}
-				}
+			case <-c.wake: // perhaps the limit was changed
 				continue
 			case <-timer:
 				continue
