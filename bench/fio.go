@@ -19,6 +19,8 @@ type load struct {
 	run   time.Duration // 0: until count is reached
 	count int           // requests, when run is 0
 	rate  int           // at most so many requests per second; 0: no limit
+	sizes string        // "4k-64k": of the requests, at random, instead of block
+	bytes int           // at most so many per second; 0: no limit
 }
 
 // measured is what fio found.
@@ -59,6 +61,12 @@ func fio(ctx context.Context, l load) (measured, error) {
 		args = append(args, "--time_based", fmt.Sprintf("--runtime=%d", int(l.run.Seconds())))
 	} else {
 		args = append(args, fmt.Sprintf("--io_size=%d", int64(l.count)*int64(l.block)))
+	}
+	if l.sizes != "" {
+		args = append(args, "--bsrange="+l.sizes)
+	}
+	if l.bytes > 0 {
+		args = append(args, fmt.Sprintf("--rate=%d", l.bytes))
 	}
 	if l.rate > 0 {
 		args = append(args, fmt.Sprintf("--rate_iops=%d", l.rate))

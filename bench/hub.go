@@ -19,14 +19,24 @@ type hub struct {
 	dir string
 }
 
-func startHub(ctx context.Context, dir string) (*hub, error) {
+func startHub(ctx context.Context, dir string, args ...string) (*hub, error) {
+	return startHubIn(ctx, dir, "", args...)
+}
+
+// startHubIn starts a hub in a network namespace; "" is ours.
+func startHubIn(ctx context.Context, dir, netns string, args ...string) (*hub, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	h := &hub{dir: dir}
+	args = append([]string{"hub", "--data", filepath.Join(dir, "data"),
+		"--nbd", "unix:" + filepath.Join(dir, "mounts.sock"), "--api", h.address()}, args...)
 	var err error
-	h.server, err = start(binary, "hub", "--data", filepath.Join(dir, "data"),
-		"--nbd", "unix:"+filepath.Join(dir, "mounts.sock"), "--api", h.address())
+	if netns == "" {
+		h.server, err = start(binary, args...)
+	} else {
+		h.server, err = start("ip", append([]string{"netns", "exec", netns, binary}, args...)...)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +103,37 @@ func (h *hub) protect(ctx context.Context, name string, e *emulator) (time.Durat
 	return time.Since(began), err
 }
 
+// durable waits until everything that a group's taps had assigned is a point.
+func (h *hub) durable(ctx context.Context, name string) error {
+	var want uint64
+	return h.until(ctx, 5*time.Minute, "take all of "+name, func() bool {
+		g, err := h.group(ctx, name)
+		if want == 0 {
+			want = g.LastSeq
+		}
+		return err == nil && want > 0 && g.DurableSeq >= want
+	})
+}
+
+// groupStatus is what we need of a group's status.
+type groupStatus struct {
+	Name, State, Reason string
+	RPO                 *float64 `json:"rpo_seconds"`
+	LastSeq             uint64   `json:"last_seq"`
+	DurableSeq          uint64   `json:"durable_seq"`
+}
+
+func (h *hub) group(ctx context.Context, name string) (groupStatus, error) {
+	var s struct{ Groups []groupStatus }
+	if err := h.cli(ctx, &s, "status", name); err != nil {
+		return groupStatus{}, err
+	}
+	if len(s.Groups) != 1 || s.Groups[0].Name != name {
+		return groupStatus{}, fmt.Errorf("status shows %d groups, not one", len(s.Groups))
+	}
+	return s.Groups[0], nil
+}
+
 // unprotect forgets a group and its VM.
 func (h *hub) unprotect(ctx context.Context, name string) error {
 	if err := h.cli(ctx, nil, "unprotect", name); err != nil {
@@ -103,19 +144,9 @@ func (h *hub) unprotect(ctx context.Context, name string) error {
 
 // wholeGroup fails when a group is anything but protected.
 func (h *hub) wholeGroup(ctx context.Context, name string) error {
-	var s struct {
-		Groups []struct{ Name, State, Reason string }
+	g, err := h.group(ctx, name)
+	if err == nil && g.State != "protected" {
+		err = fmt.Errorf("group %s is %s: %s", name, g.State, g.Reason)
 	}
-	if err := h.cli(ctx, &s, "status", name); err != nil {
-		return err
-	}
-	for _, g := range s.Groups {
-		if g.Name == name && g.State != "protected" {
-			return fmt.Errorf("group %s is %s: %s", name, g.State, g.Reason)
-		}
-	}
-	if len(s.Groups) != 1 {
-		return fmt.Errorf("status shows %d groups, not one", len(s.Groups))
-	}
-	return nil
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/rephub/rephub/qmp"
 )
@@ -28,7 +29,7 @@ func startQEMU(ctx context.Context, dir string, disks []disk) (*emulator, error)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	e := &emulator{qmp: filepath.Join(dir, "qmp.sock"), socket: filepath.Join(dir, "nbd.sock")}
+	e := &emulator{qmp: filepath.Join(dir, filepath.Base(dir)+".sock"), socket: filepath.Join(dir, "nbd.sock")}
 	args := []string{"-machine", "none", "-nodefaults", "-no-user-config", "-display", "none",
 		"-qmp", "unix:" + e.qmp + ",server=on,wait=off"}
 	for _, d := range disks {
@@ -48,6 +49,9 @@ func startQEMU(ctx context.Context, dir string, disks []disk) (*emulator, error)
 	}
 	return e, nil
 }
+
+// vm is what an agent calls it.
+func (e *emulator) vm() string { return strings.TrimSuffix(filepath.Base(e.qmp), ".sock") }
 
 // serve starts QEMU's NBD server with one writable export per disk, named like
 // its node.

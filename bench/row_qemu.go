@@ -23,17 +23,47 @@ func qemuRow(name string, depth int) func(context.Context, *bench) error {
 		defer h.end()
 		q := &qemuRuns{bench: b, hub: h, name: name, dir: dir,
 			load: load{rw: "randwrite", block: 4096, depth: depth, size: qemuVolume, run: b.seconds}}
-		ours, peer, err := b.inTurns(
-			func() (float64, error) { return q.once(ctx, &q.oursP99, q.protected) },
-			func() (float64, error) { return q.once(ctx, &q.peerP99, q.floor) })
+		return q.compare(ctx, q.protected)
+	}
+}
+
+// compare runs our tap and the floor in turns.
+func (q *qemuRuns) compare(ctx context.Context, tap tapping) error {
+	ours, peer, err := q.bench.inTurns(
+		func() (float64, error) { return q.once(ctx, &q.oursP99, tap) },
+		func() (float64, error) { return q.once(ctx, &q.peerP99, q.floor) })
+	if err != nil {
+		return err
+	}
+	q.bench.add(result{Name: q.name, What: whatOf(q.name), Unit: "IOPS", Ours: ours, Peer: peer,
+		PeerIs: "nbdkit null", Target: 0.85, AtLeast: true})
+	q.bench.add(result{Name: q.name + "-p99", What: "  … its 99th percentile", Unit: "µs", Ours: q.oursP99, Peer: q.peerP99,
+		PeerIs: "nbdkit null", Target: 2})
+	return nil
+}
+
+// tapping puts a tap on an emulator; check is called after the load, before QEMU
+// ends.
+type tapping func(ctx context.Context, name string, e *emulator) (check func() error, err error)
+
+// agentRow is qemuRow with the hub behind an agent. Both are on this machine, so
+// the VM shares its processors with the hub too, as it would not elsewhere.
+func agentRow(name string, depth int) func(context.Context, *bench) error {
+	return func(ctx context.Context, b *bench) error {
+		dir := filepath.Join(b.dir, name)
+		defer os.RemoveAll(dir)
+		addr, err := freePort()
 		if err != nil {
 			return err
 		}
-		b.add(result{Name: name, What: whatOf(name), Unit: "IOPS", Ours: ours, Peer: peer,
-			PeerIs: "nbdkit null", Target: 0.85, AtLeast: true})
-		b.add(result{Name: name + "-p99", What: "  … its 99th percentile", Unit: "µs", Ours: q.oursP99, Peer: q.peerP99,
-			PeerIs: "nbdkit null", Target: 2})
-		return nil
+		h, err := startHub(ctx, filepath.Join(dir, "hub"), "--agents", addr)
+		if err != nil {
+			return err
+		}
+		defer h.end()
+		q := &qemuRuns{bench: b, hub: h, addr: addr, name: name, dir: dir,
+			load: load{rw: "randwrite", block: 4096, depth: depth, size: qemuVolume, run: b.seconds}}
+		return q.compare(ctx, q.throughAgent)
 	}
 }
 
@@ -41,6 +71,7 @@ func qemuRow(name string, depth int) func(context.Context, *bench) error {
 type qemuRuns struct {
 	bench            *bench
 	hub              *hub
+	addr             string // where agents reach it
 	name, dir        string
 	load             load
 	count            int
@@ -48,8 +79,7 @@ type qemuRuns struct {
 }
 
 // once starts a fresh emulator on tmpfs, has tap put a tap on it, and loads it.
-// check is called after the load, before QEMU ends.
-func (q *qemuRuns) once(ctx context.Context, p99 *[]float64, tap func(context.Context, string, *emulator) (check func() error, err error)) (float64, error) {
+func (q *qemuRuns) once(ctx context.Context, p99 *[]float64, tap tapping) (float64, error) {
 	q.count++
 	name := fmt.Sprintf("%s-%d", q.name, q.count)
 	dir := filepath.Join(q.bench.shm, name)
@@ -89,6 +119,31 @@ func (q *qemuRuns) protected(ctx context.Context, name string, e *emulator) (fun
 		}
 		return q.hub.unprotect(ctx, name)
 	}, err
+}
+
+// throughAgent taps with an agent that ships to the hub.
+func (q *qemuRuns) throughAgent(ctx context.Context, name string, e *emulator) (func() error, error) {
+	a, err := startAgent(ctx, filepath.Join(q.dir, "agent-"+name), q.hub, q.addr, e)
+	if err != nil {
+		return nil, err
+	}
+	if err := q.hub.cli(ctx, nil, "protect", e.vm(), "--group", name, "--wait"); err != nil {
+		e.stop()
+		a.end()
+		return nil, err
+	}
+	return func() error {
+		err := q.hub.durable(ctx, name)
+		if err == nil {
+			err = q.hub.wholeGroup(ctx, name)
+		}
+		if err == nil {
+			err = q.hub.cli(ctx, nil, "unprotect", name)
+		}
+		e.stop()
+		a.end()
+		return err
+	}, nil
 }
 
 func (q *qemuRuns) floor(ctx context.Context, _ string, e *emulator) (func() error, error) {
