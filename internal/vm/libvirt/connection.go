@@ -20,6 +20,11 @@ type connection struct {
 	lib  *golibvirt.Libvirt
 	wire *wire
 	turn chan struct{} // holds one element while a call is under way
+	// streaming ends the library's streams: when the connection ends it closes
+	// only those that it knows by then.
+	streaming context.Context
+	hush      context.CancelFunc
+	drains    []func() // one for each stream; guarded by turn
 }
 
 // wire tells when reading from the daemon has failed.
@@ -53,6 +58,7 @@ func connect(ctx context.Context, uri string) (*connection, error) {
 			"is libvirtd or virtqemud running, and may this user connect to its socket?")
 	}
 	c := &connection{wire: &wire{Conn: conn, lost: make(chan struct{})}, turn: make(chan struct{}, 1)}
+	c.streaming, c.hush = context.WithCancel(context.WithoutCancel(ctx))
 	c.lib = golibvirt.NewWithDialer(c.wire)
 	_, err = call(ctx, c, func(l *golibvirt.Libvirt) (struct{}, error) {
 		return struct{}{}, l.ConnectToURI(golibvirt.ConnectURI(e.name))
@@ -75,11 +81,39 @@ func (e *endpoint) dial(ctx context.Context) (conn net.Conn, err error) {
 	return nil, errors.Join(errs...)
 }
 
-// close ends the connection and waits for the call that is under way.
+// close ends the connection, and waits for the call that is under way and for the
+// streams to end. It may be called twice.
 func (c *connection) close() {
 	c.wire.Conn.Close()
+	c.hush()
 	c.turn <- struct{}{}
+	for _, drain := range c.drains {
+		drain()
+	}
 	<-c.turn
+}
+
+// subscribe starts a stream. It may be left unread: the library holds what was not,
+// and close reads the rest, without which the library would wait for ever.
+func subscribe[T any](ctx context.Context, c *connection, f func(context.Context, *golibvirt.Libvirt) (<-chan T, error)) (<-chan T, error) {
+	return call(ctx, c, func(l *golibvirt.Libvirt) (<-chan T, error) {
+		stream, err := f(c.streaming, l)
+		if err != nil {
+			return nil, err
+		}
+		c.drains = append(c.drains, func() {
+			for range stream {
+			}
+		})
+		return stream, nil
+	})
+}
+
+// domainEvents starts a stream of events of all domains.
+func domainEvents(ctx context.Context, c *connection, id golibvirt.DomainEventID) (<-chan any, error) {
+	return subscribe(ctx, c, func(ctx context.Context, l *golibvirt.Libvirt) (<-chan any, error) {
+		return l.SubscribeEvents(ctx, id, nil)
+	})
 }
 
 // call runs f when it is its turn and waits for it no longer than ctx allows.

@@ -2,15 +2,12 @@ package libvirt
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
 
@@ -27,15 +24,14 @@ type monitor struct {
 	feed   *qmp.Feed
 	done   chan struct{}
 	pumped chan struct{} // closed when the pump has ended
-	// streaming ends the library's streams, for one that was made while the
-	// connection broke: it closes only the others.
-	streaming context.Context
-	hush      context.CancelFunc
+	// socketDir is qemu.About's.
+	socketDir string
 
 	mu struct {
 		sync.Mutex
-		err   error // why done is closed
-		marks map[string]chan struct{}
+		err   error                    // why done is closed
+		marks map[string]chan struct{} // closed when the marker was heard of
+		left  bool                     // a marker may have been left in QEMU
 	}
 }
 
@@ -46,29 +42,28 @@ func openMonitor(ctx context.Context, uri, domain string, record func(qmp.Event)
 	}
 	m := &monitor{connection: c, record: record, feed: qmp.NewFeed(), done: make(chan struct{}), pumped: make(chan struct{})}
 	m.mu.marks = make(map[string]chan struct{})
-	m.streaming, m.hush = context.WithCancel(context.WithoutCancel(ctx))
-	s, err := m.subscribe(ctx, domain)
+	s, err := m.listen(ctx, domain)
 	if err != nil {
-		m.end(err)
-	}
-	go m.pump(s)
-	if err != nil {
-		m.Close()
+		c.close()
 		return nil, err
 	}
-	if err := m.removeMarks(ctx); err != nil {
+	go m.pump(s)
+	if err = m.removeMarks(ctx); err == nil {
+		m.socketDir, err = m.ownDir(ctx)
+	}
+	if err != nil {
 		m.Close()
 		return nil, err
 	}
 	return m, nil
 }
 
-// subscribe finds the domain. Its end is listened for before it is looked at.
-func (m *monitor) subscribe(ctx context.Context, domain string) (s streams, err error) {
-	if s.life, err = m.listen(ctx, golibvirt.DomainEventIDLifecycle); err != nil {
+// listen finds the domain. Its end is listened for before it is looked at.
+func (m *monitor) listen(ctx context.Context, domain string) (s streams, err error) {
+	if s.life, err = domainEvents(ctx, m.connection, golibvirt.DomainEventIDLifecycle); err != nil {
 		return s, err
 	}
-	if s.added, err = m.listen(ctx, golibvirt.DomainEventIDDeviceAdded); err != nil {
+	if s.added, err = domainEvents(ctx, m.connection, golibvirt.DomainEventIDDeviceAdded); err != nil {
 		return s, err
 	}
 	m.dom, err = call(ctx, m.connection, func(l *golibvirt.Libvirt) (golibvirt.Domain, error) { return l.DomainLookupByName(domain) })
@@ -78,16 +73,10 @@ func (m *monitor) subscribe(ctx context.Context, domain string) (s streams, err 
 	if err != nil {
 		return s, err
 	}
-	s.qemu, err = call(ctx, m.connection, func(l *golibvirt.Libvirt) (<-chan golibvirt.DomainEvent, error) {
-		return l.SubscribeQEMUEvents(m.streaming, domain)
+	s.qemu, err = subscribe(ctx, m.connection, func(ctx context.Context, l *golibvirt.Libvirt) (<-chan golibvirt.DomainEvent, error) {
+		return l.SubscribeQEMUEvents(ctx, domain)
 	})
 	return s, err
-}
-
-func (m *monitor) listen(ctx context.Context, id golibvirt.DomainEventID) (<-chan any, error) {
-	return call(ctx, m.connection, func(l *golibvirt.Libvirt) (<-chan any, error) {
-		return l.SubscribeEvents(m.streaming, id, nil)
-	})
 }
 
 // Execute implements qemu.Monitor.
@@ -123,75 +112,6 @@ func (m *monitor) whetherGone(ctx context.Context, refusal error) error {
 	return refusal
 }
 
-// Settle implements qemu.Monitor. libvirt hands replies and events on by different
-// threads, so a reply can overtake an event. Events keep their order: we have QEMU
-// make one of its own, by a job that fails at once, and wait until we see it.
-func (m *monitor) Settle(ctx context.Context) error {
-	id := vm.Name(vm.KindMarker, "mark", vm.NewID())
-	seen := make(chan struct{})
-	m.mu.Lock()
-	m.mu.marks[id] = seen
-	m.mu.Unlock()
-	defer func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		delete(m.mu.marks, id)
-	}()
-	nowhere := map[string]any{"driver": "file", "filename": "", "size": 0}
-	if err := m.Execute(ctx, "blockdev-create", map[string]any{"job-id": id, "options": nowhere}, nil); err != nil {
-		return fmt.Errorf("wait for events: %w", err)
-	}
-	select {
-	case <-seen:
-	case <-ctx.Done():
-		return fmt.Errorf("wait for events: %w", ctx.Err())
-	case <-m.done:
-		return m.Err()
-	}
-	if err := m.Execute(ctx, "job-dismiss", map[string]any{"id": id}, nil); err != nil {
-		return fmt.Errorf("wait for events: %w", err)
-	}
-	return nil
-}
-
-// mark takes an event over if it is about a marker.
-func (m *monitor) mark(e qmp.Event) bool {
-	var d struct{ ID, Status string }
-	if e.Name != "JOB_STATUS_CHANGE" || json.Unmarshal(e.Data, &d) != nil {
-		return false
-	}
-	if kind, _, _, ok := vm.ParseName(d.ID); !ok || kind != vm.KindMarker {
-		return false
-	}
-	if d.Status == "concluded" { // it can be dismissed now
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if seen := m.mu.marks[d.ID]; seen != nil {
-			close(seen)
-			delete(m.mu.marks, d.ID)
-		}
-	}
-	return true
-}
-
-// removeMarks takes away what earlier connections have left.
-func (m *monitor) removeMarks(ctx context.Context) error {
-	var jobs []struct{ ID, Status string }
-	if err := m.Execute(ctx, "query-jobs", nil, &jobs); err != nil {
-		return err
-	}
-	for _, j := range jobs {
-		if kind, _, _, ok := vm.ParseName(j.ID); !ok || kind != vm.KindMarker || j.Status != "concluded" {
-			continue
-		}
-		err := m.Execute(ctx, "job-dismiss", map[string]any{"id": j.ID}, nil)
-		if err != nil && !errors.As(err, new(*qmp.Error)) { // another connection of ours was faster
-			return err
-		}
-	}
-	return nil
-}
-
 // Subscribe implements qemu.Monitor.
 func (m *monitor) Subscribe(size int) *qmp.Subscription { return m.feed.Subscribe(size) }
 
@@ -223,26 +143,28 @@ func (m *monitor) Instance(ctx context.Context) (string, error) {
 	return "", errors.New("an object that was made in QEMU is not listed")
 }
 
-// About implements qemu.Monitor. libvirt's own directory of a domain is writable to
-// its QEMU under every way of confinement; QEMU knows it as the place of its key.
+// About implements qemu.Monitor.
 func (m *monitor) About(ctx context.Context) (qemu.About, error) {
 	description, err := call(ctx, m.connection, func(l *golibvirt.Libvirt) (string, error) { return l.DomainGetXMLDesc(m.dom, 0) })
 	if err != nil {
 		return qemu.About{}, err
 	}
-	var about qemu.About
-	if about.Disks, err = diskNames(description); err != nil {
-		return qemu.About{}, err
-	}
+	disks, err := diskNames(description)
+	return qemu.About{Disks: disks, SocketDir: m.socketDir}, err
+}
+
+// ownDir is libvirt's own directory of a domain. It is writable to the domain's QEMU
+// under every way of confinement, and QEMU knows it as the place of its key.
+func (m *monitor) ownDir(ctx context.Context) (string, error) {
 	var key string
-	err = m.Execute(ctx, "qom-get", map[string]any{"path": "/objects/masterKey0", "property": "file"}, &key)
-	if err == nil && filepath.IsAbs(key) {
-		about.SocketDir = filepath.Dir(key)
+	err := m.Execute(ctx, "qom-get", map[string]any{"path": "/objects/masterKey0", "property": "file"}, &key)
+	switch {
+	case errors.As(err, new(*qmp.Error)), err == nil && !filepath.IsAbs(key): // a domain without a key
+		return "", nil
+	case err != nil:
+		return "", err
 	}
-	if errors.As(err, new(*qmp.Error)) { // a domain without a key
-		err = nil
-	}
-	return about, err
+	return filepath.Dir(key), nil
 }
 
 // Done implements qemu.Monitor.
@@ -270,15 +192,6 @@ func (m *monitor) end(cause error) {
 	if m.mu.err == nil {
 		m.mu.err = cause
 		m.wire.Conn.Close()
-		m.hush()
 		close(m.done)
 	}
-}
-
-// timeOf is an event's time, zero when QEMU could not tell.
-func timeOf(e golibvirt.DomainEvent) time.Time {
-	if e.Seconds > math.MaxInt32<<8 {
-		return time.Time{}
-	}
-	return time.Unix(int64(e.Seconds), int64(e.Microseconds)*1000)
 }

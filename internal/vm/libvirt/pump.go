@@ -3,6 +3,7 @@ package libvirt
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
@@ -12,8 +13,7 @@ import (
 	"github.com/rephub/rephub/qmp"
 )
 
-// streams are what a monitor listens to. They end with the connection, and must be
-// read until then.
+// streams are what a monitor listens to.
 type streams struct {
 	qemu  <-chan golibvirt.DomainEvent // of the domain's QEMU
 	life  <-chan any                   // lifecycle of all domains
@@ -23,14 +23,9 @@ type streams struct {
 // pump hands events on until the connection ends.
 func (m *monitor) pump(s streams) {
 	defer close(m.pumped)
-	defer func() {
-		drain(s.qemu)
-		drain(s.life)
-		drain(s.added)
-		m.feed.End(m.Err())
-	}()
 	for m.next(s) {
 	}
+	m.feed.End(m.Err())
 }
 
 // next hands one event on; false: there will be no other.
@@ -115,12 +110,10 @@ func (m *monitor) deviceAdded(event any) {
 	m.publish(qmp.Event{Name: qemu.DeviceAdded, Time: time.Now(), Data: data})
 }
 
-// drain reads a stream until the library has closed it, which it does when the
-// connection has ended. Without a reader the library would wait for ever.
-func drain[T any](c <-chan T) {
-	if c == nil {
-		return // was never made
+// timeOf is an event's time, zero when QEMU could not tell.
+func timeOf(e golibvirt.DomainEvent) time.Time {
+	if e.Seconds > math.MaxInt32<<8 {
+		return time.Time{}
 	}
-	for range c {
-	}
+	return time.Unix(int64(e.Seconds), int64(e.Microseconds)*1000)
 }

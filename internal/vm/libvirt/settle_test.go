@@ -1,10 +1,13 @@
 package libvirt_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/rephub/rephub/internal/vm/libvirt"
 	"github.com/rephub/rephub/internal/vm/vmtest"
@@ -14,7 +17,7 @@ import (
 // What QEMU told before it answered is recorded after Settle, though libvirt lets
 // answers overtake events.
 func settle(t *testing.T, l *vmtest.Libvirtd) {
-	l.Define(t, "settle", vmtest.Disk{})
+	d := l.Define(t, "settle", vmtest.Disk{})
 	ctx := deadline(t)
 	var mu sync.Mutex
 	heard := map[string]bool{}
@@ -46,7 +49,22 @@ func settle(t *testing.T, l *vmtest.Libvirtd) {
 			t.Fatalf("the event of %s is not recorded", id)
 		}
 	}
+	// Markers whose time was up before QEMU answered are taken away later.
+	d.Freeze()
+	for range 3 {
+		short, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
+		if err := m.Settle(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		cancel()
+	}
+	d.Thaw()
 	var jobs []struct{ ID string }
+	for range 2 { // at the first, they may not have ended
+		if err := m.Settle(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := m.Execute(ctx, "query-jobs", nil, &jobs); err != nil || len(jobs) != 100 {
 		t.Fatalf("markers were left: %d jobs, %v", len(jobs), err)
 	}

@@ -60,16 +60,8 @@ func watch(ctx context.Context, uri string, report func([]discover.Found)) error
 	if err != nil {
 		return err
 	}
-	streaming, hush := context.WithCancel(ctx)
-	changes, err := call(ask, c, func(l *golibvirt.Libvirt) (<-chan any, error) {
-		return l.SubscribeEvents(streaming, golibvirt.DomainEventIDLifecycle, nil)
-	})
-	defer func() {
-		c.wire.Conn.Close()
-		hush()
-		drain(changes)
-		c.close()
-	}()
+	defer c.close()
+	changes, err := domainEvents(ask, c, golibvirt.DomainEventIDLifecycle)
 	for err == nil {
 		var found []discover.Found
 		if found, err = list(ctx, c, uri); err != nil {
