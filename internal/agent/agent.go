@@ -41,6 +41,9 @@ type Config struct {
 	// Limit is a timetable of the bandwidth towards the hub, see
 	// relay.ParseTimetable; none if empty.
 	Limit string
+	// TapTCP lets VMs reach their taps over loopback TCP, where a confinement
+	// keeps them from our unix socket.
+	TapTCP bool
 	// Exe is the program that is the keeper when called so; this one if empty.
 	Exe     string
 	Version string

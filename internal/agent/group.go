@@ -137,7 +137,7 @@ func (g *group) newLife(s *spool) (*protect.Group, error) {
 			err := a.up.call(ctx, host.CallGrant, host.Grant{Group: id, After: after}, &granted)
 			return granted.Epoch, err
 		},
-	}, ps, protect.Config{ReaderDir: a.data.join("run")})
+	}, ps, protect.Config{ReaderDir: a.data.join("run"), TapTCP: a.cfg.TapTCP})
 }
 
 // openSpool opens the spool that is there, or makes one where the hub's journal
@@ -150,13 +150,18 @@ func (g *group) openSpool(ctx context.Context) (*spool, error) {
 		return s, nil
 	case errors.Is(err, journal.ErrCorrupt):
 		g.logger.Error("the spool is damaged, it is given up; what it had is found by comparing", "err", err)
-		if err := os.RemoveAll(dir); err != nil {
+		if err := errors.Join(g.distrust(), os.RemoveAll(dir)); err != nil {
 			return nil, err
 		}
 	case !errors.Is(err, os.ErrNotExist):
 		return nil, err
 	}
 	end, err := g.hubEnd(ctx, id)
+	if err != nil && g.spec().Goal == protect.GoalStop {
+		// The taps go without a hub, too: what is written of that is of no use to it.
+		g.logger.Info("the hub does not say where its journal ends, the group is stopped without", "err", err)
+		end, err = journal.Start{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +203,7 @@ func (g *group) ship(ctx context.Context, s *spool) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, relay.ErrDiverged), errors.Is(err, relay.ErrRefused):
+		case errors.Is(err, relay.ErrDiverged), errors.Is(err, relay.ErrRefused) && g.isOurs(ctx):
 			return err
 		case errors.Is(err, journal.ErrCorrupt):
 			return fmt.Errorf("%w: %w", errUnreadable, err)
@@ -217,10 +222,24 @@ func (g *group) ship(ctx context.Context, s *spool) error {
 	return nil
 }
 
+// isOurs asks the hub, which has refused a spool, whether it has the group and the
+// group is this host's. If not, the spool is kept, and protection goes on until the
+// hub says what to do.
+func (g *group) isOurs(ctx context.Context) bool {
+	_, err := g.hubEnd(ctx, g.spec().ID)
+	return err == nil
+}
+
+// distrust has all volumes compared. Records of a sync have no seqs, so that nobody
+// would miss those that a spool or the hub has lost.
+func (g *group) distrust() error {
+	return protect.Distrust(vfs.OS(), g.dir, g.spec().Volumes)
+}
+
 // setAside puts a spool away that is not the hub's past. It is never merged.
 func (g *group) setAside(s *spool) error {
 	aside := filepath.Join(g.dir, "spool.aside")
-	if err := os.RemoveAll(aside); err != nil {
+	if err := errors.Join(g.distrust(), os.RemoveAll(aside)); err != nil {
 		return err
 	}
 	g.logger.Warn("the hub does not take the spool, it is put aside and the volumes are compared", "aside", aside,
@@ -234,10 +253,19 @@ func (g *group) spec() host.Group {
 	return g.mu.spec
 }
 
+// errBetween: one life is over and the next one is about to begin.
+var errBetween = errors.New("protection begins anew")
+
 func (g *group) set(life *protect.Group, s *spool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if life == nil && err == nil {
+		err = errBetween
+	}
 	g.mu.life, g.mu.spool, g.mu.err = life, s, err
+	if life != nil {
+		life.SetGoal(g.mu.spec.Goal) // it may have changed while the life was made
+	}
 	g.changedLocked()
 }
 

@@ -56,6 +56,7 @@ counts. The file may be gone once the host has joined.`,
 	f.StringArrayVar(&cfg.QMPGlobs, "qmp-glob", nil, "VMs are behind the QMP sockets that match this `GLOB`; again for more")
 	f.StringArrayVar(&flags.nbdServers, "nbd-server", nil, "a VM's NBD server when something else has started it: `VM=unix:PATH`; again for more")
 	f.StringVar(&cfg.Libvirt, "libvirt", "", "the domains of libvirt at this `URI` are VMs, too")
+	f.BoolVar(&cfg.TapTCP, "tap-tcp", false, "VMs reach their taps over loopback TCP: where AppArmor or SELinux keeps them from the agent's unix socket")
 	f.StringVar(&flags.spool, "spool-size", "10GiB", "the `SIZE` of what is kept while the hub is away; what is written beyond it is found by dirty bitmaps later")
 	f.StringVar(&cfg.Limit, "limit", "", "limit the bytes per second to the hub by a `TIMETABLE`: 20M, or 'mon-fri 08:00-18:00 20M; unlimited'; the first that fits counts")
 	f.StringVar(&flags.level, "log-level", "info", "what to log: debug, info, warn or error")

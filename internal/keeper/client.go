@@ -301,6 +301,19 @@ func (c *Client) CutOff() int {
 	return len(c.mu.taps)
 }
 
+// TapTCP is the HOST:PORT on loopback that VMs connect to which may use no unix socket of ours. The keeper listens there from the first
+// call on, for as long as it lives. Every user of the host can connect, as to the unix socket: the tokens are the secret.
+func (c *Client) TapTCP(ctx context.Context) (string, error) {
+	m, err := c.call(ctx, request{Op: opTCP})
+	if err == nil && m.Address == "" {
+		err = errors.New("keeper sent no address")
+	}
+	if err != nil {
+		return "", fmt.Errorf("take taps over TCP: %w", err)
+	}
+	return m.Address, nil
+}
+
 // TapSocket is the path of the unix socket that VMs connect to.
 func (c *Client) TapSocket() string { return filepath.Join(c.cfg.Dir, tapName) }
 

@@ -110,6 +110,8 @@ type keeper struct {
 		claims     uint64
 		ending     bool
 		idleSince  time.Time
+		tcp        string             // where taps are taken over TCP; "" if they are not
+		serveTaps  func(net.Listener) // until the keeper ends
 	}
 }
 
@@ -183,6 +185,15 @@ func (k *keeper) serve(ctx context.Context, control, taps *net.UnixListener) err
 			cancel(fmt.Errorf("serve taps: %w", err))
 		}
 	})
+	k.mu.Lock()
+	k.mu.serveTaps = func(l net.Listener) {
+		wg.Go(func() {
+			if err := server.Serve(ctx, l); err != nil && ctx.Err() == nil {
+				k.log.Error("no more taps are taken over TCP", "err", err) // those that there are go on
+			}
+		})
+	}
+	k.mu.Unlock()
 	wg.Go(func() {
 		if err := k.serveControl(ctx, control); err != nil && ctx.Err() == nil {
 			cancel(fmt.Errorf("serve control socket: %w", err))
@@ -200,6 +211,22 @@ func (k *keeper) serve(ctx context.Context, control, taps *net.UnixListener) err
 		return nil
 	}
 	return err
+}
+
+// listenTCP takes taps on loopback, too, from the first call on.
+func (k *keeper) listenTCP() (address string, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.mu.tcp == "" {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", fmt.Errorf("listen on loopback: %w", err)
+		}
+		k.mu.tcp = l.Addr().String()
+		k.mu.serveTaps(l)
+		k.log.Info("taps are taken over TCP, too", "address", k.mu.tcp)
+	}
+	return k.mu.tcp, nil
 }
 
 var errUnneeded = errors.New("no tap and no controller")

@@ -22,6 +22,9 @@ func (k *keeper) obey(s *session, r request) (message, []int, error) {
 		return message{}, nil, nil
 	case opStatus:
 		return message{Status: k.status()}, nil, nil
+	case opTCP:
+		address, err := k.listenTCP()
+		return message{Address: address}, nil, err
 	}
 	k.orders.RLock()
 	defer k.orders.RUnlock()

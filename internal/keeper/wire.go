@@ -33,6 +33,7 @@ const (
 	opDetach   = "detach"
 	opUnvoid   = "unvoid"
 	opRenew    = "renew-ring"
+	opTCP      = "tap-tcp" // take taps on loopback TCP, too
 )
 
 // Events.
@@ -100,6 +101,7 @@ type message struct {
 	Offers  []Offer     `json:"offers,omitempty"`
 	Cut     journal.Seq `json:"cut,omitempty"`
 	Status  *Status     `json:"status,omitempty"`
+	Address string      `json:"address,omitempty"` // of tap-tcp, HOST:PORT
 }
 
 // Errors callers branch on, besides those of package tap.
@@ -164,7 +166,7 @@ func decodeRequest(line []byte) (request, error) {
 		return bad("it has no id")
 	}
 	switch r.Op {
-	case opClaim, opPing, opStatus:
+	case opClaim, opPing, opStatus, opTCP:
 		return r, nil
 	case opOpen, opClose, opOffer, opWithdraw, opVoid, opDetach, opUnvoid, opRenew:
 	default:

@@ -221,6 +221,10 @@ func (a *attachment) attachDisks(ctx context.Context, m *machine, disks []disk, 
 	if err != nil {
 		return fmt.Errorf("offer taps: %w", err)
 	}
+	socket, err := a.tapSocket(ctx)
+	if err != nil {
+		return err
+	}
 	want := vm.Attach{Group: a.g.tag, Bitmap: bitmap, PersistentBitmap: true}
 	var ids []journal.VolumeID
 	for _, o := range offers {
@@ -228,13 +232,22 @@ func (a *attachment) attachDisks(ctx context.Context, m *machine, disks []disk, 
 		if i < 0 {
 			return fmt.Errorf("the tap keeper offered volume %d, which nobody asked for", o.Volume)
 		}
-		want.Volumes = append(want.Volumes, vm.AttachVolume{Node: disks[i].now.Node, Socket: k.TapSocket(), Export: o.Token, ID: vm.NewID()})
+		want.Volumes = append(want.Volumes, vm.AttachVolume{Node: disks[i].now.Node, Socket: socket, Export: o.Token, ID: vm.NewID()})
 		ids = append(ids, o.Volume)
 	}
 	if _, err := m.vm.Attach(ctx, want); err != nil {
 		return errors.Join(err, k.Withdraw(ctx, group, ids...))
 	}
 	return nil
+}
+
+// tapSocket is where VMs reach their taps.
+func (a *attachment) tapSocket(ctx context.Context) (string, error) {
+	if !a.g.cfg.TapTCP {
+		return a.link.keeper.TapSocket(), nil
+	}
+	address, err := a.link.keeper.TapTCP(ctx)
+	return "tcp:" + address, err
 }
 
 // newEpoch has the hub grant an epoch, notes it durably, and lets the keeper record.

@@ -156,6 +156,8 @@ type Config struct {
 	DiskTimeout time.Duration
 	// Reserve is the free space in bytes below which journalling stops; 1 GiB, or a twentieth of the disk if that is less.
 	Reserve int64
+	// TapTCP: VMs reach their taps over loopback TCP, as some confinement keeps them from the keeper's unix socket.
+	TapTCP bool
 	// ReaderDir is where a VM's NBD server makes its socket; the VM must be able to write there.
 	ReaderDir string
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,6 +83,33 @@ func TestProtect(t *testing.T) {
 	if n := len(g.Status().Ranges); n != 1 {
 		t.Errorf("%d ranges of points, want 1", n)
 	}
+}
+
+// A VM that may use no unix socket of ours reaches its tap over TCP, also after
+// the hub, or agent, has been restarted.
+func TestTapOverTCP(t *testing.T) {
+	s := newSite(t)
+	s.cfg.TapTCP = true
+	q := vmtest.Start(t, vmtest.Config{})
+	g := s.start(q)
+	g.reach(StateProtected)
+	g.end()
+	vmtest.IO(t, q.GuestURI("disk0"), "write -P 5 1M 1M")
+	g = s.start(q)
+	g.reach(StateProtected)
+	g.equal(q)
+	var nodes []struct {
+		Image struct {
+			File string `json:"filename"`
+		} `json:"image"`
+	}
+	q.Must("query-named-block-nodes", nil, &nodes)
+	for _, n := range nodes {
+		if strings.HasPrefix(n.Image.File, "nbd://127.0.0.1:") {
+			return
+		}
+	}
+	t.Errorf("no tap is on TCP: %+v", nodes)
 }
 
 func TestHubRestartGoesOn(t *testing.T) {
