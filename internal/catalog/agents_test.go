@@ -123,7 +123,7 @@ func TestTokens(t *testing.T) {
 	}
 
 	// Of any number of claims, by several hubs' processes, one is first.
-	other := open(t, s.cli.Endpoints()[0])
+	other := openFor(t, s.cli.Endpoints()[0], deadline)
 	got := make([]trust.TokenRecord, 8)
 	errs := make([]error, len(got))
 	var wg sync.WaitGroup

@@ -66,9 +66,15 @@ func supervise(t *testing.T, dir string) *Supervisor {
 	return s
 }
 
+// open makes a store that soon gives up, for tests of servers that do not answer.
 func open(t *testing.T, endpoint string) *Store {
 	t.Helper()
-	s, err := Open(Config{Endpoints: []string{endpoint}, Hub: "hub-1", Timeout: 2 * time.Second})
+	return openFor(t, endpoint, 2*time.Second)
+}
+
+func openFor(t *testing.T, endpoint string, timeout time.Duration) *Store {
+	t.Helper()
+	s, err := Open(Config{Endpoints: []string{endpoint}, Hub: "hub-1", Timeout: timeout})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 // newStore is a store on a server of its own.
 func newStore(t *testing.T) *Store {
 	t.Helper()
-	s := open(t, supervise(t, shortDir(t)).Endpoint())
+	s := openFor(t, supervise(t, shortDir(t)).Endpoint(), deadline) // however busy the machine is
 	ready(t, s)
 	return s
 }

@@ -108,7 +108,7 @@ func newAgentsRig(t *testing.T, change func(*agentsConfig)) *agentsRig {
 			t.Errorf("the catalog ended: %v", err)
 		}
 	})
-	store, err := catalog.Open(catalog.Config{Endpoints: []string{super.Endpoint()}, Hub: "hub-1"})
+	store, err := catalog.Open(catalog.Config{Endpoints: []string{super.Endpoint()}, Hub: "hub-1", Timeout: deadline})
 	if err != nil {
 		t.Fatal(err)
 	}
