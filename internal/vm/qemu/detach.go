@@ -16,7 +16,7 @@ type blockJob struct {
 	Job      string `json:"device"`
 	Status   string `json:"status"`
 	IOStatus string `json:"io-status"`
-	Paused   bool   `json:"paused"` // by a user
+	Paused   bool   `json:"paused"` // by a user, or by QEMU while it drains
 	Ready    bool   `json:"ready"`
 	Error    string `json:"error"`
 }
@@ -87,7 +87,8 @@ func (v *VM) cancelJob(ctx context.Context, j blockJob) error {
 		return nil // ends already
 	}
 	if j.Paused { // a soft cancel of a paused job is refused
-		if err := gone(v.do(ctx, "block-job-resume", args{"device": j.Job}, nil)); err != nil {
+		err := gone(v.do(ctx, "block-job-resume", args{"device": j.Job}, nil))
+		if err != nil && !qemuSays(err, "was not paused") { // QEMU itself had paused it for a moment
 			return err
 		}
 	}
