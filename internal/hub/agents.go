@@ -191,9 +191,10 @@ type agentAwayError struct{ Agent string }
 
 func (e *agentAwayError) Error() string { return "agent " + e.Agent + " is not connected" }
 
-// Hint implements the interface of api.AsError.
-func (e *agentAwayError) Hint() string {
-	return "is its host up, and rephub agent running there? see rephub agent list"
+// Unwrap is what users are told.
+func (e *agentAwayError) Unwrap() error {
+	return api.Errorf(api.CodeUnavailable, "%s", e.Error()).
+		WithHint("is its host up, and rephub agent running there? see rephub agent list")
 }
 
 // call asks an agent. It returns an *agentAwayError when none is connected, a

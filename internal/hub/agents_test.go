@@ -43,7 +43,7 @@ func TestAgentIsCalledAndReplaced(t *testing.T) {
 		t.Errorf("before it connects: %+v", a)
 	}
 	var away *agentAwayError
-	if err := r.agents.call(ctx, id.Agent().ID.String(), "x", nil, nil); !errors.As(err, &away) || away.Agent != "kvm1" || api.AsError(err).Hint == "" {
+	if err := r.agents.call(ctx, id.Agent().ID.String(), "x", nil, nil); !errors.As(err, &away) || away.Agent != "kvm1" || codeOf(err) != api.CodeUnavailable || api.AsError(err).Hint == "" {
 		t.Errorf("a call to an agent that is away: %v", err)
 	}
 	first := r.connect(id)
