@@ -123,9 +123,11 @@ func TestSegmentGoesUnderTheShipper(t *testing.T) {
 	w := newWriter(t, spool, 1, wake)
 	for range 100 {
 		w.writes(10, 512)
+		_, err := spool.Sync() // the next segment says so
+		must(t, err)
 	}
 	must(t, spool.Close())
-	spool = reopen(t, fs, options(true)) // its segments have their indexes now
+	spool = reopen(t, fs, options(true)) // all but the last segments have their indexes now
 	s, err := NewSender(SenderConfig{Log: spool, Wake: wake})
 	must(t, err)
 	sh := shipper{s: s}
