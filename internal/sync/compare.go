@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	stdsync "sync"
 	"sync/atomic"
 
 	"github.com/rephub/rephub/block"
@@ -23,7 +24,8 @@ const (
 // a tap write looks at every one, so there are not more.
 const remoteWorkers = 64
 
-// shortPiece is the least that a worker has room for, in bytes.
+// shortPiece is the length of the small buffers, in bytes: many dirty ranges are
+// short.
 const shortPiece = 64 << 10
 
 // Ranges commits the blocks of the dirty ranges in which source and replica
@@ -62,6 +64,7 @@ func compare(ctx context.Context, src Source, current Current, dirty iter.Seq2[b
 	c := &comparer{
 		src: src, current: current, stream: stream, opt: opt, meter: newMeter(opt, 0, total),
 		reads: make(chan struct{}, opt.Requests),
+		short: stdsync.Pool{New: makeBuffers(shortPiece)}, long: stdsync.Pool{New: makeBuffers(opt.RequestSize)},
 	}
 	err := pipeline(ctx, workers, func(ctx context.Context, emit func(piece) error) error {
 		return c.produce(ctx, dirty, emit)
@@ -82,6 +85,20 @@ type comparer struct {
 	meter   *meter
 	reads   chan struct{} // one for every read in flight
 	windows openWindows
+	// Buffers of the two lengths. They are pooled, so that the one used is likely
+	// to be in a processor's cache: a worker each would make many more of them.
+	short, long stdsync.Pool
+}
+
+func (c *comparer) bufferPool(n int64) *stdsync.Pool {
+	if n <= shortPiece {
+		return &c.short
+	}
+	return &c.long
+}
+
+func makeBuffers(size int) func() any {
+	return func() any { b := make([]byte, size); return &b }
 }
 
 // window is a part of the volume whose block status was asked under a ticket:
@@ -147,10 +164,9 @@ func (c *comparer) endAll() {
 	}
 }
 
-// compareWorker is one worker of a comparer, with its buffers.
+// compareWorker is one worker of a comparer.
 type compareWorker struct {
 	*comparer
-	data   []byte
 	ranges []block.Range
 }
 
@@ -164,15 +180,15 @@ func (w *compareWorker) step(ctx context.Context, p piece) error {
 		}
 		return err
 	}
-	if int64(len(w.data)) < p.Len { // many dirty ranges are short
-		w.data = make([]byte, max(min(w.opt.RequestSize, shortPiece), int(p.Len)))
-	}
-	data := w.data[:p.Len]
 	select {
 	case w.reads <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	pool := w.bufferPool(p.Len)
+	buf := pool.Get().(*[]byte)
+	defer pool.Put(buf)
+	data := (*buf)[:p.Len]
 	t := w.stream.Begin(p.Range)
 	defer w.stream.End(t)
 	err := w.src.ReadAt(ctx, data, p.Off)

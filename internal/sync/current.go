@@ -45,7 +45,7 @@ const localStep = 256 << 10
 func NewCurrent(d block.Device) Current {
 	c := &local{device: d}
 	c.holes, _ = d.(holer)
-	c.buffers.New = func() any { b := make([]byte, localStep); return &b }
+	c.buffers.New = makeBuffers(localStep)
 	return c
 }
 
