@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"sync"
 
 	"github.com/rephub/rephub/internal/api"
@@ -23,8 +22,13 @@ import (
 type groups struct {
 	a   *Agent
 	dir string
-	ctx func() context.Context // of what the groups do; the agent's
-	wg  sync.WaitGroup         // of groups that are being dropped
+	ctx func() context.Context // of what the groups do; ends with the agent, at close
+	end context.CancelFunc
+	wg  sync.WaitGroup // of groups that are being dropped
+
+	// orders is held while a group is told what to do, made or removed: calls of a
+	// hub come side by side.
+	orders sync.Mutex
 
 	mu struct {
 		sync.Mutex
@@ -39,7 +43,8 @@ type specRecord struct {
 }
 
 func newGroups(ctx context.Context, a *Agent, dir string) *groups {
-	gs := &groups{a: a, dir: dir, ctx: func() context.Context { return ctx }}
+	ctx, end := context.WithCancel(ctx)
+	gs := &groups{a: a, dir: dir, ctx: func() context.Context { return ctx }, end: end}
 	gs.mu.byID = map[journal.GroupID]*group{}
 	return gs
 }
@@ -123,6 +128,8 @@ func (gs *groups) apply(spec host.Group) error {
 	if len(spec.Volumes) == 0 {
 		return api.Errorf(api.CodeInvalid, "group %s has no volumes", spec.Name)
 	}
+	gs.orders.Lock()
+	defer gs.orders.Unlock()
 	g, err := gs.find(spec.ID)
 	if err == nil && reflect.DeepEqual(g.spec(), spec) {
 		return nil // a hub tells everything at every connection
@@ -139,14 +146,26 @@ func (gs *groups) apply(spec host.Group) error {
 	return nil
 }
 
-// keep ends and forgets all groups but those.
-func (gs *groups) keep(ids []journal.GroupID) error {
+// ids are of all groups here.
+func (gs *groups) ids() []journal.GroupID {
+	ids := []journal.GroupID{}
 	for _, g := range gs.all() {
-		spec := g.spec()
-		if slices.Contains(ids, spec.ID) {
+		ids = append(ids, g.spec().ID)
+	}
+	return ids
+}
+
+// forget ends groups and forgets them; those that are not here are forgotten already.
+func (gs *groups) forget(ids []journal.GroupID) error {
+	gs.orders.Lock()
+	defer gs.orders.Unlock()
+	for _, id := range ids {
+		g, err := gs.find(id)
+		if err != nil {
 			continue
 		}
-		gs.a.cfg.Logger.Info("the hub does not have the group any more, its taps are taken away", "group", spec.Name)
+		spec := g.spec()
+		gs.a.cfg.Logger.Info("the hub does not have the group here any more, its taps are taken away", "group", spec.Name)
 		spec.Goal = protect.GoalStop
 		if err := gs.write(specRecord{Group: spec, Dropped: true}); err != nil {
 			return err
@@ -169,6 +188,8 @@ func (gs *groups) drop(spec host.Group) {
 		if err := g.wait(ctx, protect.StateStopped); err != nil {
 			return // the agent ends, and goes on with it at the next start
 		}
+		gs.orders.Lock() // one that is wanted again is begun in a folder of its own
+		defer gs.orders.Unlock()
 		gs.mu.Lock()
 		wanted := g.spec().Goal != protect.GoalStop || gs.mu.byID[spec.ID] != g // again meanwhile
 		if !wanted {
@@ -211,6 +232,7 @@ func (gs *groups) fresh(id journal.GroupID) (host.Fresh, error) {
 
 // close waits for everything; taps stay.
 func (gs *groups) close() {
+	gs.end()
 	for _, g := range gs.all() {
 		g.stop()
 		<-g.ended

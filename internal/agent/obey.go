@@ -26,8 +26,10 @@ func (a *Agent) do(ctx context.Context, method string, params json.RawMessage) (
 		return answer(params, func(n host.Name) (any, error) { return a.vms.inspect(ctx, n.Name) })
 	case host.CallApply:
 		return answer(params, func(g host.Group) (any, error) { return nil, a.groups.apply(g) })
-	case host.CallKeep:
-		return answer(params, func(k host.Keep) (any, error) { return nil, a.groups.keep(k.IDs) })
+	case host.CallGroups:
+		return host.Groups{IDs: a.groups.ids()}, nil
+	case host.CallForget:
+		return answer(params, func(f host.Groups) (any, error) { return nil, a.groups.forget(f.IDs) })
 	case host.CallAwait:
 		return answer(params, func(w host.Await) (any, error) { return nil, a.groups.await(ctx, w) })
 	case host.CallFresh:

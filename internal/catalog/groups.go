@@ -101,6 +101,22 @@ func (s *Store) RemoveGroup(ctx context.Context, id journal.GroupID) error {
 	return unavailable("remove group "+g.Name, err)
 }
 
+// WasGroup tells whether there once was a group of this id, of which an epoch was
+// given out, and is none any more.
+func (s *Store) WasGroup(ctx context.Context, id journal.GroupID) (bool, error) {
+	_, err := s.Group(ctx, id)
+	if !errors.Is(err, ErrNotFound) {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	resp, err := s.cli.Get(ctx, epochKey(id))
+	if err != nil {
+		return false, unavailable("look for an epoch", err)
+	}
+	return len(resp.Kvs) > 0, nil
+}
+
 // GrantEpoch gives out an epoch of the group that is larger than every one
 // given out before, and than above, the last one that the caller knows of. No
 // two callers get the same. When it fails, an epoch may have been used up.

@@ -16,12 +16,13 @@ import (
 
 // Calls that a hub makes.
 const (
-	CallVMs     = "vm.list"     // nothing → VMs
-	CallInspect = "vm.inspect"  // Name → api.VM
-	CallApply   = "group.apply" // Group → nothing: do this from now on
-	CallAwait   = "group.await" // Await → nothing, when it is so
-	CallFresh   = "group.fresh" // ID → Fresh
-	CallKeep    = "group.keep"  // Keep → nothing: end and forget all other groups
+	CallVMs     = "vm.list"      // nothing → VMs
+	CallInspect = "vm.inspect"   // Name → api.VM
+	CallApply   = "group.apply"  // Group → nothing: do this from now on
+	CallAwait   = "group.await"  // Await → nothing, when it is so
+	CallFresh   = "group.fresh"  // ID → Fresh
+	CallGroups  = "group.list"   // nothing → Groups: those that the agent has
+	CallForget  = "group.forget" // Groups → nothing: take their taps away and forget them
 )
 
 // Calls that an agent makes.
@@ -71,8 +72,8 @@ type ID struct {
 	ID journal.GroupID `json:"id"`
 }
 
-// Keep lists the groups that an agent has.
-type Keep struct {
+// Groups is a list.
+type Groups struct {
 	IDs []journal.GroupID `json:"ids"`
 }
 

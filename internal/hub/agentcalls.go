@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	gosync "sync"
+	"time"
 
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/host"
@@ -20,46 +21,96 @@ func (h *Hub) agentHooks() agentHooks {
 	return agentHooks{Connected: h.agentConnected, Handle: h.agentCall, Open: h.agentJournal, Pipe: h.agentPipe}
 }
 
-// agentConnected tells an agent what it has to do, as soon as it is there.
+// tellEvery is how often an agent that could not do something is told again.
+const tellEvery = 5 * time.Second
+
+// agentConnected tells an agent what it has to do, as soon as it is there and until
+// it has noted all of it. The connection stays: what is in its spools goes on.
 func (h *Hub) agentConnected(ctx context.Context, l *agentLink) {
-	if err := h.tellAgent(ctx, l); err != nil && ctx.Err() == nil {
+	for {
+		err := h.tellAgent(ctx, l)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
 		h.cfg.Logger.Error("tell an agent what it has to do", "agent", l.Name, "err", err)
-		_ = l.conn.Close() // it connects again
+		select {
+		case <-time.After(tellEvery):
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
-// tellAgent tells an agent of all its groups, and that it has no others.
+// tellAgent tells an agent of all its groups, and which it has no more.
 func (h *Hub) tellAgent(ctx context.Context, l *agentLink) error {
-	keep := host.Keep{IDs: []journal.GroupID{}}
+	var errs []error
 	for _, e := range h.entries() {
-		r := e.record()
-		if r.Agent != l.ID {
+		if e.record().Agent != l.ID {
 			continue
 		}
-		keep.IDs = append(keep.IDs, r.ID)
-		release, err := e.hold(ctx) // a command under way tells it itself
-		if err != nil {
-			return err
+		bounded, cancel := context.WithTimeout(ctx, tellEvery)
+		release, err := e.hold(bounded)
+		cancel()
+		if err != nil { // a command under way tells it itself, and the others do not wait for it
+			errs = append(errs, fmt.Errorf("group %s is being changed: %w", e.record().Name, err))
+			continue
 		}
-		r = e.record()
-		err = l.Call(ctx, host.CallApply, wanted(r, goals[r.Intent]), nil)
+		if r := e.record(); r.Agent == l.ID {
+			err = l.Call(ctx, host.CallApply, wanted(r, goals[r.Intent]), nil)
+		}
 		release()
 		if err != nil {
-			return fmt.Errorf("group %s: %w", r.Name, host.Unwrap(err))
+			errs = append(errs, fmt.Errorf("group %s: %w", e.record().Name, host.Unwrap(err)))
 		}
 	}
-	return host.Unwrap(l.Call(ctx, host.CallKeep, keep, nil))
+	return errors.Join(append(errs, h.forgetAtAgent(ctx, l))...)
 }
 
-// forgetAtAgent lets an agent that is connected drop a group that has been
-// removed; one that is away hears it when it comes back.
-func (h *Hub) forgetAtAgent(ctx context.Context, r groupRecord) {
-	l, ok := h.agents.get(r.Agent)
+// forgetAtAgent has an agent forget the groups that were removed or went to another
+// one. What it has is asked first: a group that is made meanwhile is listed here
+// before the agent hears of it. One that nobody here has ever heard of stays: it may
+// be this hub that has forgotten, and what is gone from a host is gone for good.
+func (h *Hub) forgetAtAgent(ctx context.Context, l *agentLink) error {
+	var has host.Groups
+	if err := l.Call(ctx, host.CallGroups, nil, &has); err != nil {
+		return host.Unwrap(err)
+	}
+	forget := host.Groups{IDs: []journal.GroupID{}}
+	for _, id := range has.IDs {
+		if e, err := h.findID(id); err == nil {
+			if e.record().Agent != l.ID {
+				forget.IDs = append(forget.IDs, id)
+			}
+			continue
+		}
+		was, err := h.store.WasGroup(ctx, id)
+		if err != nil || !was {
+			h.cfg.Logger.Warn("an agent has a group that this hub does not know; it is left as it is, and ships nothing",
+				"agent", l.Name, "group", id, "err", err)
+			continue
+		}
+		forget.IDs = append(forget.IDs, id)
+	}
+	if len(forget.IDs) == 0 {
+		return nil
+	}
+	return host.Unwrap(l.Call(ctx, host.CallForget, forget, nil))
+}
+
+// forgetPatience bounds how long a command waits for an agent to note something.
+const forgetPatience = 10 * time.Second
+
+// left lets an agent that is connected drop a group that has been removed, or has
+// moved; one that is away hears it when it comes back.
+func (h *Hub) left(ctx context.Context, agent string, r groupRecord) {
+	l, ok := h.agents.get(agent)
 	if !ok {
 		return
 	}
-	if err := h.tellAgent(ctx, l); err != nil {
-		h.cfg.Logger.Warn("tell an agent that a group was removed", "agent", l.Name, "group", r.Name, "err", err)
+	ctx, cancel := context.WithTimeout(ctx, forgetPatience)
+	defer cancel()
+	if err := l.Call(ctx, host.CallForget, host.Groups{IDs: []journal.GroupID{r.ID}}, nil); err != nil {
+		h.cfg.Logger.Warn("tell an agent that it has a group no more", "agent", l.Name, "group", r.Name, "err", host.Unwrap(err))
 	}
 }
 
@@ -170,10 +221,12 @@ func (h *Hub) agentPipe(ctx context.Context, agent, name string, conn net.Conn) 
 	return sync.ServeCurrent(ctx, conn, hashes)
 }
 
-// agentVMs asks all connected agents for their VMs.
-func (h *Hub) agentVMs(ctx context.Context) []catalog.VM {
+// agentVMs asks all connected agents for their VMs. Silent are those that did not
+// answer: nothing is known of theirs.
+func (h *Hub) agentVMs(ctx context.Context) (found []catalog.VM, silent map[string]bool) {
 	links := h.agents.all()
 	answers := make([][]catalog.VM, len(links))
+	failed := make([]bool, len(links))
 	ctx, cancel := context.WithTimeout(ctx, vmPatience)
 	defer cancel()
 	each(len(links), func(i int) {
@@ -181,17 +234,21 @@ func (h *Hub) agentVMs(ctx context.Context) []catalog.VM {
 		var list host.VMs
 		if err := l.Call(ctx, host.CallVMs, nil, &list); err != nil {
 			h.cfg.Logger.Warn("ask an agent for its VMs", "agent", l.Name, "err", err)
+			failed[i] = true
 			return
 		}
 		for _, m := range list.VMs {
 			answers[i] = append(answers[i], catalog.VM{Name: m.Name, QMP: m.QMP, NBDServer: m.NBDServer, Agent: l.ID})
 		}
 	})
-	var out []catalog.VM
-	for _, a := range answers {
-		out = append(out, a...)
+	silent = map[string]bool{}
+	for i, l := range links {
+		found = append(found, answers[i]...)
+		if failed[i] {
+			silent[l.ID] = true
+		}
 	}
-	return out
+	return found, silent
 }
 
 // each does something with every index at once and waits.

@@ -39,8 +39,11 @@ func (h *Hub) followVMs(ctx context.Context) {
 		if len(lost) == 0 {
 			continue
 		}
-		found := h.agentVMs(ctx)
+		found, silent := h.agentVMs(ctx)
 		for _, e := range lost {
+			if silent[e.record().Agent] {
+				continue // who knows what it still has
+			}
 			if err := h.follow(ctx, e, found); err != nil && ctx.Err() == nil {
 				e.logger.Error("follow a group's VMs to another host", "err", err)
 			}
@@ -139,10 +142,6 @@ func (h *Hub) move(ctx context.Context, e *entry, to *agentLink, vms []catalog.V
 	if _, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { g.Agent = r.Agent; return nil }); err != nil {
 		e.logger.Warn("tell the catalog that a group is on another host", "err", err)
 	}
-	if old, ok := h.agents.get(from); ok {
-		if err := h.tellAgent(ctx, old); err != nil {
-			e.logger.Warn("tell an agent that a group has left", "agent", old.Name, "err", err)
-		}
-	}
+	h.left(ctx, from, r)
 	return host.Unwrap(to.Call(ctx, host.CallApply, wanted(r, goals[r.Intent]), nil))
 }

@@ -144,6 +144,11 @@ func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progr
 		return errors.Join(catalogError(err), os.Remove(dir))
 	}
 	err := writeRecord(dir, r)
+	if err == nil && r.Agent != "" {
+		// An agent forgets a group only if the catalog once knew it, see forgetAtAgent.
+		_, err = h.store.GrantEpoch(ctx, r.ID, 0)
+		err = catalogError(err)
+	}
 	if err != nil {
 		return errors.Join(err, h.store.RemoveGroup(context.WithoutCancel(ctx), r.ID), os.RemoveAll(dir))
 	}

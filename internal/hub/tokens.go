@@ -62,7 +62,7 @@ func (h *Hub) ListAgents(ctx context.Context) (api.Agents, error) {
 	if err != nil {
 		return l, catalogError(err)
 	}
-	vms := h.agentVMs(ctx)
+	vms, _ := h.agentVMs(ctx)
 	for _, r := range records {
 		id := r.ID.String()
 		if r.Revoked == nil {

@@ -72,7 +72,7 @@ func (h *Hub) remove(ctx context.Context, e *entry, keepHistory bool) error {
 	}
 	h.drop(e)
 	if r := e.record(); r.Agent != "" {
-		h.forgetAtAgent(ctx, r)
+		h.left(ctx, r.Agent, r)
 	}
 	if err := e.close(); err != nil {
 		e.logger.Warn("close group", "err", err)

@@ -72,7 +72,8 @@ func (h *Hub) ListVMs(ctx context.Context) (api.VMs, error) {
 	if err != nil {
 		return api.VMs{}, catalogError(err)
 	}
-	records = append(records, h.agentVMs(ctx)...)
+	agents, _ := h.agentVMs(ctx)
+	records = append(records, agents...)
 	l := api.VMs{VMs: make([]api.VM, len(records))}
 	var wg sync.WaitGroup
 	for i, r := range records {
@@ -111,7 +112,8 @@ func (h *Hub) findVM(ctx context.Context, name string) (catalog.VM, error) {
 		return catalog.VM{}, catalogError(err)
 	}
 	var found []catalog.VM
-	for _, r := range h.agentVMs(ctx) {
+	agents, _ := h.agentVMs(ctx)
+	for _, r := range agents {
 		if r.Name == name {
 			found = append(found, r)
 		}

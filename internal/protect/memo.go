@@ -144,6 +144,21 @@ func (m *memo) distrust(id journal.VolumeID) error {
 	return m.setNeed(id, noted)
 }
 
+// Distrust notes durably, in a group's folder while no Group uses it, that anything
+// of the volumes may differ: they are compared in a new epoch.
+func Distrust(fs vfs.FS, dir string, volumes []Volume) error {
+	m, err := loadMemo(fs, dir, volumes)
+	if err != nil && !errors.Is(err, sealed.ErrCorrupt) {
+		return err
+	}
+	for _, v := range volumes {
+		if err := m.distrust(v.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // newGeneration names a bitmap generation above all before it and above seen, and
 // notes that it is the disks' newest before it is made: a bitmap that comes with an
 // older copy of a disk has an older one.
