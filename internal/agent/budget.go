@@ -2,6 +2,8 @@ package agent
 
 import (
 	"fmt"
+	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/rephub/rephub/internal/vfs"
@@ -11,6 +13,33 @@ import (
 type budget struct {
 	limit int64
 	used  atomic.Int64
+
+	mu struct {
+		sync.Mutex
+		spools []*spool // that are open
+	}
+}
+
+func (b *budget) enter(s *spool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mu.spools = append(b.mu.spools, s)
+}
+
+func (b *budget) leave(s *spool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mu.spools = slices.DeleteFunc(b.mu.spools, func(o *spool) bool { return o == s })
+}
+
+// reclaim has all spools give back what the hub has. An ack that comes while a
+// segment is not synced yet frees nothing, and may be the last one.
+func (b *budget) reclaim() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.mu.spools {
+		s.reclaim()
+	}
 }
 
 // SpoolFullError: the hub could not be reached for so long, or takes so little,
@@ -28,14 +57,29 @@ func (e *SpoolFullError) Hint() string {
 
 // room is nil while n bytes more fit.
 func (b *budget) room(n int64) error {
+	if b.used.Load()+n <= b.limit {
+		return nil
+	}
+	b.reclaim()
 	if b.used.Load()+n > b.limit {
 		return &SpoolFullError{b.limit}
 	}
 	return nil
 }
 
+// sparse tells whether the spools hold so little that a sync may add to it.
+func (b *budget) sparse() bool {
+	if b.used.Load() > b.limit/4 {
+		b.reclaim()
+	}
+	return b.used.Load() <= b.limit/4
+}
+
 // space is what of the budget and of the disk there is, whichever is less.
 func (b *budget) space(disk vfs.Space) vfs.Space {
+	if b.used.Load() > b.limit/2 {
+		b.reclaim()
+	}
 	left := max(0, b.limit-b.used.Load())
 	if disk.Free < left {
 		return disk

@@ -23,6 +23,7 @@ type spool struct {
 	share  share
 	wake   chan struct{} // to the sender: something was appended
 	sender *relay.Sender
+	logger *slog.Logger
 
 	order sync.Mutex // of an append and what it adds to the share
 }
@@ -74,14 +75,23 @@ func createSpool(fs vfs.FS, dir string, id journal.GroupID, end journal.Start, b
 }
 
 func newSpool(fs vfs.FS, dir string, log *journal.Log, b *budget, logger *slog.Logger) (*spool, error) {
-	s := &spool{Log: log, fs: fs, dir: dir, share: share{b: b}, wake: make(chan struct{}, 1)}
+	s := &spool{Log: log, fs: fs, dir: dir, share: share{b: b}, wake: make(chan struct{}, 1), logger: logger}
 	var err error
 	s.sender, err = relay.NewSender(relay.SenderConfig{Log: log, Wake: s.wake, Changed: s.count, Logger: logger})
 	if err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
 	s.count()
+	b.enter(s)
 	return s, nil
+}
+
+// reclaim removes what the hub has confirmed.
+func (s *spool) reclaim() {
+	if err := s.Log.DropShipped(s.sender.Durable().Serial); err != nil {
+		s.logger.Warn("give back what the hub has of a spool", "dir", s.dir, "err", err)
+	}
+	s.count()
 }
 
 // count tells the budget what the spool has.
@@ -159,8 +169,7 @@ const roomEvery = 50 * time.Millisecond
 
 // syncRoom waits until the spools hold so little that a sync may add to it.
 func (s *spool) syncRoom(ctx context.Context) error {
-	b := s.share.b
-	for b.used.Load() > b.limit/4 {
+	for !s.share.b.sparse() {
 		if !sleep(ctx, roomEvery) {
 			return context.Cause(ctx)
 		}
@@ -170,6 +179,7 @@ func (s *spool) syncRoom(ctx context.Context) error {
 
 // close gives the files back.
 func (s *spool) close() error {
+	s.share.b.leave(s)
 	s.share.set(0)
 	return s.Log.Close()
 }

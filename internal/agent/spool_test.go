@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,7 +49,12 @@ func writes(last journal.Seq, n, size int) journal.Batch {
 
 func testSpool(t *testing.T, b *budget, id byte, end journal.Start) *spool {
 	t.Helper()
-	s, err := createSpool(vfs.OS(), filepath.Join(t.TempDir(), "spool"), journal.GroupID{0x6f, id}, end, b, slog.New(slog.DiscardHandler))
+	return testSpoolOn(t, vfs.OS(), b, id, end)
+}
+
+func testSpoolOn(t *testing.T, fs vfs.FS, b *budget, id byte, end journal.Start) *spool {
+	t.Helper()
+	s, err := createSpool(fs, filepath.Join(t.TempDir(), "spool"), journal.GroupID{0x6f, id}, end, b, slog.New(slog.DiscardHandler))
 	must(t, err)
 	t.Cleanup(func() { _ = s.close() })
 	begin(t, s)
@@ -119,19 +125,8 @@ func TestDurableIsWhatTheHubHas(t *testing.T) {
 	if err := s.Settled(short); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("settled without a hub: %v", err)
 	}
-	a, h := pair(t, log)
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 3)
-	go func() { ended <- h.Run(ctx) }()
-	go func() { ended <- a.Run(ctx) }()
-	go func() {
-		err := s.sender.Run(ctx, a)
-		if ctx.Err() == nil {
-			t.Errorf("the spool is not shipped any more: %v", err)
-			stop()
-		}
-		ended <- err
-	}()
+	ctx, stop := ship(t, s, log)
+	defer stop()
 	must(t, s.AppendControl(1, journal.SyncBegin{Volume: 1}))
 	must(t, s.AppendControl(1, journal.SyncEnd{Volume: 1}))
 	must(t, s.AppendControl(1, journal.Fence{Seq: s.Appended()}))
@@ -144,9 +139,83 @@ func TestDurableIsWhatTheHubHas(t *testing.T) {
 	if v, ok := tl.Volume(1); !ok || v.Size() != 1<<30 {
 		t.Errorf("the volume is %+v", v)
 	}
-	stop()
-	for range 3 {
-		<-ended
+}
+
+// ship has a hub take the spool into log, until stop, which waits.
+func ship(t *testing.T, s *spool, log *journal.Log) (ctx context.Context, stop func()) {
+	t.Helper()
+	a, h := pair(t, log)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = h.Run(ctx) })
+	wg.Go(func() { _ = a.Run(ctx) })
+	wg.Go(func() {
+		err := s.sender.Run(ctx, a)
+		if ctx.Err() == nil {
+			t.Errorf("the spool is not shipped any more: %v", err)
+			cancel()
+		}
+	})
+	return ctx, func() { cancel(); wg.Wait() }
+}
+
+// slowDisk syncs nothing while the lock is held.
+type slowDisk struct {
+	vfs.FS
+	sync sync.Mutex
+}
+
+type slowFile struct {
+	vfs.File
+	d *slowDisk
+}
+
+func (d *slowDisk) OpenFile(name string, flag int, perm os.FileMode) (vfs.File, error) {
+	f, err := d.FS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return slowFile{f, d}, nil
+}
+
+func (f slowFile) Sync() error {
+	f.d.sync.Lock()
+	defer f.d.sync.Unlock()
+	return f.File.Sync()
+}
+
+// What the hub has makes room, also when its last ack came while the spool's own
+// disk had not synced it yet, and when it is another spool that needs the room.
+func TestWhatTheHubHasMakesRoom(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "hub")
+	must(t, os.MkdirAll(dir, 0o700))
+	log, err := journal.Create(vfs.OS(), dir, journal.GroupID{0x6f, 1}, journal.Options{})
+	must(t, err)
+	defer log.Close()
+	b := &budget{limit: minSpool}
+	slow := &slowDisk{FS: vfs.OS()}
+	full, other := testSpoolOn(t, slow, b, 1, log.End()), testSpool(t, b, 2, journal.Start{})
+	slow.sync.Lock()
+	for err == nil {
+		err = full.Append(writes(full.Appended(), 16, 64<<10))
+	}
+	ctx, stop := ship(t, full, log)
+	defer stop()
+	must(t, full.Settled(ctx))
+	slow.sync.Unlock()
+	_, err = full.Sync()
+	must(t, err)
+	soon, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for range 4 { // as one who drains a ring does
+		for err = other.Append(writes(other.Appended(), 16, 64<<10)); err != nil && sleep(soon, roomEvery); {
+			err = other.Append(writes(other.Appended(), 16, 64<<10))
+		}
+		must(t, err)
+	}
+	must(t, other.syncRoom(soon))
+	if space := b.space(vfs.Space{Total: 1 << 40, Free: 1 << 39}); space.Free < minSpool/2 {
+		t.Errorf("%d bytes are left", space.Free)
 	}
 }
 

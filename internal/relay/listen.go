@@ -59,11 +59,11 @@ func (s *Sender) confirm(a Ack, sent journal.Serial) error {
 		s.mu.progress = nil
 	}
 	s.mu.Unlock()
-	if a != known {
-		s.cfg.Changed()
-	}
 	if err := s.cfg.Log.DropShipped(a.Serial); err != nil {
 		s.cfg.Logger.Warn("drop shipped segments", "group", s.group, "err", err)
+	}
+	if a != known { // told last, when the room is there that the ack has made
+		s.cfg.Changed()
 	}
 	return nil
 }
