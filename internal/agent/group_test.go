@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/rephub/rephub/internal/host"
+	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/relay"
 	"github.com/rephub/rephub/internal/vfs"
@@ -40,6 +41,8 @@ func testAgent(t *testing.T) *Agent {
 	logger := slog.New(slog.DiscardHandler)
 	a := &Agent{cfg: Config{Logger: logger}, vms: newMachines(), budget: &budget{limit: minSpool}, data: &dataDir{path: t.TempDir()}}
 	a.up = newUplink("", "", nil, relay.Config{}, logger)
+	a.keeper = keeper.NewLink(keeper.ClientConfig{Dir: filepath.Join(a.data.path, "keeper"), Exe: filepath.Join(a.data.path, "none"), Logger: logger})
+	t.Cleanup(func() { _ = a.keeper.Close() })
 	a.groups = newGroups(t.Context(), a, filepath.Join(a.data.path, "groups"))
 	must(t, os.MkdirAll(a.groups.dir, 0o700))
 	return a

@@ -1,0 +1,115 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/host"
+	"github.com/rephub/rephub/internal/relay"
+	"github.com/rephub/rephub/internal/trust"
+	"github.com/rephub/rephub/journal"
+)
+
+// obedient is an agent that has some groups, and notes what it is told.
+type obedient struct {
+	mu     sync.Mutex
+	has    []journal.GroupID
+	told   []string
+	broken string // the name of a group that it cannot note
+	forgot []journal.GroupID
+}
+
+func (o *obedient) obey(_ context.Context, _, method string, params json.RawMessage) (any, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch method {
+	case host.CallGroups:
+		return host.Groups{IDs: o.has}, nil
+	case host.CallForget:
+		var f host.Groups
+		err := json.Unmarshal(params, &f)
+		o.forgot = append(o.forgot, f.IDs...)
+		return nil, err
+	case host.CallApply:
+		var g host.Group
+		if err := json.Unmarshal(params, &g); err != nil {
+			return nil, err
+		}
+		if g.Name == o.broken {
+			return nil, errors.New("no space left on the disk of the spool")
+		}
+		o.told = append(o.told, g.Name)
+	}
+	return nil, nil
+}
+
+// obeys connects an agent that answers by itself.
+func (r *agentsRig) obeys(id *trust.Identity, o *obedient) *relay.Conn {
+	r.t.Helper()
+	c, err := r.shake(id)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	conn, err := relay.New(c, relay.Config{Handler: o.obey})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { _ = conn.Run(ctx) }()
+	r.t.Cleanup(func() { cancel(); <-conn.Done() })
+	if err := conn.Call(r.t.Context(), host.CallHello, host.Hello{}, nil); err != nil {
+		r.t.Fatal(err)
+	}
+	return conn
+}
+
+func (r *agentsRig) group(name string, agent string) journal.GroupID {
+	r.t.Helper()
+	record := groupRecord{Group: catalog.Group{ID: newGroupID(), Name: name, Agent: agent, Hub: "hub-1", Intent: catalog.IntentProtect}}
+	if err := r.add(newEntry(r.dir, record, slog.New(slog.DiscardHandler))); err != nil {
+		r.t.Fatal(err)
+	}
+	return record.ID
+}
+
+// An agent forgets what was removed or went to another host. What a hub has never
+// heard of it may itself have forgotten: an older copy, an empty one, a folder that
+// cannot be read. One group that an agent cannot note keeps no other from it, and
+// does not end the connection that empties the spools.
+func TestAgentIsToldWhatItHasNoMore(t *testing.T) {
+	r := newAgentsRig(t, nil)
+	id := r.agent("kvm1")
+	agent := id.Agent().ID.String()
+	removed, unknown := newGroupID(), newGroupID()
+	if _, err := r.store.GrantEpoch(t.Context(), removed, 0); err != nil {
+		t.Fatal(err)
+	}
+	mine, elsewhere := r.group("b", agent), r.group("c", newGroupID().String())
+	r.group("a", agent)
+	o := &obedient{has: []journal.GroupID{mine, unknown, removed, elsewhere}, broken: "a"}
+	conn := r.obeys(id, o)
+	l, ok := r.agents.get(agent)
+	if !ok {
+		t.Fatal("the agent is not connected")
+	}
+	if err := r.tellAgent(t.Context(), l); err == nil {
+		t.Error("nobody says that a group could not be noted")
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !slices.Equal(o.told, []string{"b"}) {
+		t.Errorf("the agent was told of %q", o.told)
+	}
+	if !slices.Equal(o.forgot, []journal.GroupID{removed, elsewhere}) {
+		t.Errorf("forgotten are %v; %v was removed, %v is on another host, %v is unknown", o.forgot, removed, elsewhere, unknown)
+	}
+	if conn.Err() != nil {
+		t.Errorf("the connection has ended: %v", conn.Err())
+	}
+}
