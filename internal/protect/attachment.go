@@ -279,7 +279,9 @@ func (a *attachment) checkBypass(ctx context.Context, m *machine) error {
 func (a *attachment) broke(ctx context.Context, why error) error {
 	var bad *VoidError
 	if errors.As(why, &bad) {
-		// All that was recorded before the cut is good if the taps still are.
+		// All that was recorded before the cut is good if the taps still are; to know
+		// that may take a while.
+		a.g.report(why)
 		a.lastFence(ctx)
 	}
 	err := errors.Join(why, a.bypassed(why), a.giveUp(ctx, why))

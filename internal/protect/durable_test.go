@@ -139,6 +139,7 @@ func TestBrokenOnAStuckDisk(t *testing.T) {
 	}
 	vmtest.IO(t, q.GuestURI("disk0"), "write -P 5 1M 64k")
 	eventually(t, "the cut is being noted", func() bool { return fs.waiting.Load() > 0 })
+	g.reach(StateDegraded) // and that is said at once
 	if err := g.Pause(ctx); err != nil || len(mirrors(q)) > 0 {
 		t.Fatalf("taps %v, %v", mirrors(q), err)
 	}
