@@ -39,6 +39,7 @@ type machine struct {
 	disks   []disk
 	taps    []vm.Tap
 	bitmaps []vm.Bitmap // of ours, as last listed
+	missing string      // a volume of ours that it does not have now; "" if it has all
 }
 
 // disk is a protected volume as its VM has it now.
@@ -73,6 +74,9 @@ func (g *Group) follow(ctx context.Context, l *link) error {
 	if err == nil || ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if errors.Is(err, vm.ErrLost) && a.around() == nil {
+		return err // the taps go on, and the next conversation says whether they are whole
+	}
 	return a.broke(ctx, err)
 }
 
@@ -80,13 +84,54 @@ func (g *Group) follow(ctx context.Context, l *link) error {
 func (a *attachment) open(ctx context.Context) error {
 	for _, ref := range a.g.spec.VMs {
 		m, err := a.g.openMachine(ctx, ref)
+		if errors.Is(err, vm.ErrLost) {
+			return err
+		}
 		if err != nil {
 			// Nothing can vouch for the taps now.
 			return errors.Join(err, a.giveUp(ctx, err))
 		}
 		a.machines = append(a.machines, m)
 	}
+	for _, m := range a.machines {
+		if m.missing != "" {
+			return a.unplugged(ctx, m)
+		}
+	}
 	return nil
+}
+
+// UnpluggedError: a VM does not have a protected volume any more.
+type UnpluggedError struct{ Volume string }
+
+func (e *UnpluggedError) Error() string {
+	return fmt.Sprintf("volume %s is not there any more", e.Volume)
+}
+
+// Hint says what to do.
+func (e *UnpluggedError) Hint() string {
+	return "plug it in again, and it is compared; or unprotect the group and protect it without the volume"
+}
+
+// unplugged gives the group up until the volume is back, and takes the tap away
+// that was on it: it would keep the image open.
+func (a *attachment) unplugged(ctx context.Context, m *machine) error {
+	err := error(&UnpluggedError{m.missing})
+	if late := a.giveUp(ctx, err); late != nil {
+		return errors.Join(err, late)
+	}
+	var left []vm.Tap
+	for _, t := range m.taps {
+		if !slices.ContainsFunc(m.disks, func(d disk) bool { return d.now.Node == t.Volume }) {
+			left = append(left, t)
+		}
+	}
+	if len(left) == 0 {
+		return err
+	}
+	long, cancel := context.WithTimeout(ctx, 6*a.g.cfg.MonitorTimeout)
+	defer cancel()
+	return errors.Join(err, m.vm.Detach(long, left))
 }
 
 // giveUp stops recording when the group is not known to be whole. It waits for the
@@ -132,6 +177,9 @@ func (e *VMError) Hint() string {
 	if errors.As(e.Err, &hinted) {
 		return hinted.Hint()
 	}
+	if errors.Is(e.Err, vm.ErrLost) {
+		return "the VM and its taps go on, and so does protection as soon as the VM's monitor can be reached"
+	}
 	return "protection goes on by itself when the VM runs again; what changed meanwhile is found by comparing"
 }
 
@@ -141,15 +189,15 @@ func (m *machine) look(ctx context.Context, g *Group) error {
 	if err != nil {
 		return fmt.Errorf("list its volumes: %w", err)
 	}
-	m.disks = m.disks[:0]
+	m.disks, m.missing = m.disks[:0], ""
 	for _, v := range g.spec.Volumes {
 		if v.VM != m.ref.Name {
 			continue
 		}
 		i := slices.IndexFunc(all, func(d vm.Volume) bool { return d.Name == v.Disk })
 		if i < 0 {
-			return vm.WithHint(fmt.Errorf("volume %s is not there", v.Disk),
-				"plug it in again, or unprotect the group and protect it without the volume")
+			m.missing = v.Name()
+			continue
 		}
 		v.Node = all[i].Node
 		m.disks = append(m.disks, disk{Volume: v, now: all[i]})
@@ -270,6 +318,16 @@ func (a *attachment) checkBypass(ctx context.Context, m *machine) error {
 	defer cancel()
 	if err := m.vm.CheckBypass(ask, m.taps); err != nil {
 		return fmt.Errorf("VM %s: %w", m.ref.Name, err)
+	}
+	// A volume that was unplugged leaves a tap that looks whole.
+	all, err := m.vm.Volumes(ask)
+	if err != nil {
+		return fmt.Errorf("VM %s: list its volumes: %w", m.ref.Name, err)
+	}
+	for _, d := range m.disks {
+		if !slices.ContainsFunc(all, func(v vm.Volume) bool { return v.Name == d.Disk && v.Node == d.now.Node }) {
+			return &UnpluggedError{d.Name()}
+		}
 	}
 	return nil
 }

@@ -107,6 +107,9 @@ func (a *attachment) attach(ctx context.Context, m *machine) error {
 	if err := m.look(long, a.g); err != nil {
 		return err
 	}
+	if m.missing != "" {
+		return &UnpluggedError{m.missing}
+	}
 	return a.checkBypass(long, m)
 }
 

@@ -127,7 +127,8 @@ func broken(err error) bool {
 	var not *vm.NotWholeError
 	var bypass *vm.BypassError
 	var gap *GapError
-	return errors.As(err, &gap) || errors.Is(err, errEpochOver) || errors.As(err, &void) || errors.As(err, &lost) || errors.As(err, &not) || errors.As(err, &bypass) || errors.Is(err, vm.ErrGone)
+	var out *UnpluggedError
+	return errors.As(err, &gap) || errors.As(err, &out) || errors.Is(err, errEpochOver) || errors.As(err, &void) || errors.As(err, &lost) || errors.As(err, &not) || errors.As(err, &bypass) || errors.Is(err, vm.ErrGone)
 }
 
 // fence proves that nothing was missed up to the seq assigned last when it

@@ -22,7 +22,10 @@ const (
 	needFull                // the base is not complete yet
 )
 
-var needNames = [...]string{needBitmap: "bitmap", needCompare: "compare", needFull: "full"}
+var needNames = [...]string{needBitmap: "bitmap", needCompare: "compare", needFull: KindFull}
+
+// KindFull is the kind, in journal.SyncEnd, of a sync that went into the base.
+const KindFull = "full"
 
 func (n need) String() string { return needNames[n] }
 
