@@ -27,6 +27,7 @@ func (a *Agent) report(ctx context.Context) {
 			if len(batch.Groups) == 0 {
 				return
 			}
+			batch.Now = time.Now().UnixNano()
 			ask, cancel := context.WithTimeout(ctx, dialPatience)
 			defer cancel()
 			if err := conn.Call(ask, host.CallStatus, batch, nil); err != nil {

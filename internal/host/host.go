@@ -124,6 +124,7 @@ type Status struct {
 
 // Statuses of some groups.
 type Statuses struct {
+	Now    int64    `json:"now"` // the host's wall clock, ns since 1970
 	Groups []Status `json:"groups"`
 }
 

@@ -35,6 +35,8 @@ type agentGroup struct {
 		record  groupRecord // its intent may be an older one
 		heard   host.Status
 		at      time.Time     // when it was heard; zero: not since the hub started
+		skew    time.Duration // our clock minus the agent's
+		skewed  time.Time     // when that was found; zero: never
 		stopped chan struct{} // closed by Stop
 	}
 }
@@ -137,12 +139,21 @@ func (g *agentGroup) Stop(ctx context.Context) error {
 	return nil
 }
 
-// hear takes the agent's word on how the group is.
-func (g *agentGroup) hear(s host.Status) {
+// hear takes the agent's word on how the group is; now is its clock, ns since 1970.
+func (g *agentGroup) hear(s host.Status, now int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.mu.heard, g.mu.at = s, time.Now()
+	// What it was on its way makes the agent's clock look slower than it is, and
+	// points older: the least of it is closest to the truth.
+	skew := time.Duration(g.mu.at.UnixNano() - now)
+	if g.mu.skewed.IsZero() || skew < g.mu.skew || time.Since(g.mu.skewed) > skewAge {
+		g.mu.skew, g.mu.skewed = skew, g.mu.at
+	}
 }
+
+// skewAge is how long the least difference seen between two clocks is believed.
+const skewAge = time.Minute
 
 // heard is the agent's word, how old it is, and whether it counts.
 func (g *agentGroup) heard() (s host.Status, age time.Duration, fresh bool) {
@@ -207,13 +218,16 @@ func (g *agentGroup) newestTime(durable *journal.Timeline, s host.Status, age ti
 	if !ok {
 		return time.Time{}
 	}
-	if fresh && s.Age >= 0 && newest >= s.Point {
-		return g.now().Add(-age - s.Age)
-	}
+	var at time.Time
 	if durable.LastFence.Seq == newest {
-		return time.Unix(0, durable.LastFence.Wall)
+		g.mu.Lock()
+		at = time.Unix(0, durable.LastFence.Wall).Add(g.mu.skew)
+		g.mu.Unlock()
 	}
-	return time.Time{}
+	if heard := g.now().Add(-age - s.Age); fresh && s.Age >= 0 && newest >= s.Point && heard.After(at) {
+		at = heard
+	}
+	return at
 }
 
 // freshPatience bounds how long a checkpoint waits for what has just been written.
