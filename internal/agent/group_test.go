@@ -219,3 +219,22 @@ func TestCloseWithAGroupToDrop(t *testing.T) {
 		t.Errorf("noted is %+v", r)
 	}
 }
+
+// A group whose file cannot be read keeps no other from going on; a hub that knows
+// only a VM's name does not make the agent forget where it is.
+func TestUnreadableGroup(t *testing.T) {
+	a := testAgent(t)
+	spec := testSpec(protect.GoalPause)
+	spec.VMs[0].QMP = "/run/vm.sock"
+	must(t, a.groups.write(specRecord{Group: spec}))
+	must(t, os.MkdirAll(filepath.Join(a.groups.dir, "0", specFile), 0o700))
+	must(t, a.groups.restore())
+	defer a.groups.close()
+	if _, err := a.groups.find(testGroup); err != nil {
+		t.Error(err)
+	}
+	must(t, a.groups.apply(testSpec(protect.GoalPause)))
+	if v, _ := a.vms.find("vm"); v.QMP != "/run/vm.sock" {
+		t.Errorf("the VM is at %+v", v)
+	}
+}

@@ -13,7 +13,6 @@ import (
 	"github.com/rephub/rephub/internal/host"
 	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/vfs"
-	"github.com/rephub/rephub/internal/vfs/sealed"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -65,10 +64,8 @@ func (gs *groups) restore() error {
 			if err := os.RemoveAll(dir); err != nil {
 				return err
 			}
-		case err != nil && errors.Is(err, sealed.ErrCorrupt):
-			gs.a.cfg.Logger.Error("what is known of a group is damaged; the hub tells it again", "dir", dir, "err", err)
 		case err != nil:
-			return err
+			gs.a.cfg.Logger.Error("what is known of a group cannot be read; the others go on, and the hub tells it again", "dir", dir, "err", err)
 		default:
 			gs.begin(r.Group)
 			if r.Dropped {

@@ -57,7 +57,9 @@ func (m *machines) remember(vms []host.VM) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, v := range vms {
-		m.known[v.Name] = v
+		if v.QMP != "" { // a hub that has lost its record knows the name only
+			m.known[v.Name] = v
+		}
 	}
 }
 

@@ -36,6 +36,8 @@ func (o *obedient) obey(_ context.Context, _, method string, params json.RawMess
 		err := json.Unmarshal(params, &f)
 		o.forgot = append(o.forgot, f.IDs...)
 		return nil, err
+	case host.CallVMs:
+		return nil, errors.New("it is busy")
 	case host.CallApply:
 		var g host.Group
 		if err := json.Unmarshal(params, &g); err != nil {
@@ -98,6 +100,9 @@ func TestAgentIsToldWhatItHasNoMore(t *testing.T) {
 	if !ok {
 		t.Fatal("the agent is not connected")
 	}
+	if found, silent := r.agentVMs(t.Context()); len(found) != 0 || !silent[agent] {
+		t.Errorf("an agent that does not say which VMs it has: %v, %v", found, silent)
+	}
 	if err := r.tellAgent(t.Context(), l); err == nil {
 		t.Error("nobody says that a group could not be noted")
 	}
@@ -111,5 +116,15 @@ func TestAgentIsToldWhatItHasNoMore(t *testing.T) {
 	}
 	if conn.Err() != nil {
 		t.Errorf("the connection has ended: %v", conn.Err())
+	}
+}
+
+// A group whose record is lost, so that only the catalog's word is left, still
+// names its VMs to the agent: by what the agent itself finds them.
+func TestVMsOfAnAgentWithoutARecord(t *testing.T) {
+	var h Hub
+	vms := h.vmsOf(t.Context(), catalog.Group{Agent: "x", Volumes: []catalog.Volume{{VM: "vm", Name: "vm/a"}, {VM: "vm", Name: "vm/b"}}})
+	if len(vms) != 1 || vms[0].Name != "vm" || vms[0].Agent != "x" {
+		t.Errorf("its VMs are %+v", vms)
 	}
 }

@@ -39,7 +39,42 @@ func (in *intake) Append(b journal.Batch) error {
 	if err := in.space.Check(); err != nil {
 		return err
 	}
+	if b.Kind == journal.KindControl {
+		if err := in.checkBases(b.Regions); err != nil {
+			return err
+		}
+	}
 	return in.Log.Append(b)
+}
+
+// checkBases refuses the end of an initial sync that the base has not had to its
+// end: the journal alone does not tell when the base is an older copy. The agent
+// begins a new spool then, and compares.
+func (in *intake) checkBases(regions [][]byte) error {
+	for _, p := range regions {
+		for len(p) >= journal.EntryHeaderSize {
+			h, err := journal.DecodeHeader(p)
+			if err != nil || h.Size() > len(p) {
+				return nil // the journal says what is wrong with it
+			}
+			body := p[journal.EntryHeaderSize:][:h.PayloadLen]
+			p = p[h.Size():]
+			if h.Op != journal.OpSyncEnd {
+				continue
+			}
+			c, err := journal.DecodeControl(h.Op, body)
+			end, ok := c.(journal.SyncEnd)
+			if err != nil || !ok || end.Kind != protect.KindFull {
+				continue
+			}
+			tl := in.Log.Timeline()
+			if v, ok := tl.Volume(end.Volume); ok && in.store.SyncProgress(end.Volume) < v.Size() {
+				return fmt.Errorf("%w: the initial sync of volume %d is said to be complete, the base has %d of %d bytes",
+					journal.ErrGap, end.Volume, in.store.SyncProgress(end.Volume), v.Size())
+			}
+		}
+	}
+	return nil
 }
 
 // Sync implements relay.Journal; a journal whose sync failed is mended first.

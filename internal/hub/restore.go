@@ -113,6 +113,10 @@ func (h *Hub) vmsOf(ctx context.Context, g catalog.Group) (vms []catalog.VM) {
 		if slices.ContainsFunc(vms, func(m catalog.VM) bool { return m.Name == v.VM }) {
 			continue
 		}
+		if g.Agent != "" { // it finds its VMs by their names
+			vms = append(vms, catalog.VM{Name: v.VM, Agent: g.Agent})
+			continue
+		}
 		m, err := h.store.VM(ctx, v.VM)
 		if err != nil {
 			h.cfg.Logger.Error("find a group's VM in the catalog", "group", g.Name, "vm", v.VM, "err", err)
