@@ -17,6 +17,7 @@ const (
 
 // report tells the hub how the groups are, until ctx ends.
 func (a *Agent) report(ctx context.Context) {
+	var trip time.Duration
 	for sleep(ctx, reportEvery) {
 		conn, err := a.up.now()
 		if err != nil {
@@ -27,12 +28,14 @@ func (a *Agent) report(ctx context.Context) {
 			if len(batch.Groups) == 0 {
 				return
 			}
-			batch.Now = time.Now().UnixNano()
+			began := time.Now()
+			batch.Now, batch.Trip = began.UnixNano(), trip
 			ask, cancel := context.WithTimeout(ctx, dialPatience)
 			defer cancel()
 			if err := conn.Call(ask, host.CallStatus, batch, nil); err != nil {
 				a.cfg.Logger.Debug("tell the hub how the groups are", "err", err)
 			}
+			trip = time.Since(began)
 			batch.Groups = nil
 		}
 		for _, g := range a.groups.all() {

@@ -124,8 +124,10 @@ type Status struct {
 
 // Statuses of some groups.
 type Statuses struct {
-	Now    int64    `json:"now"` // the host's wall clock, ns since 1970
-	Groups []Status `json:"groups"`
+	Now int64 `json:"now"` // the host's wall clock, ns since 1970
+	// Trip is how long the call before this one took, there and back; 0: unknown.
+	Trip   time.Duration `json:"trip_ns"`
+	Groups []Status      `json:"groups"`
 }
 
 // VolumeStatus is a volume of a group.

@@ -146,7 +146,7 @@ func (h *Hub) agentCall(ctx context.Context, agent, method string, params json.R
 		for _, s := range all.Groups {
 			// One that is not known any more is about to be dropped there.
 			if g, _, err := h.ofAgent(agent, s.ID); err == nil {
-				g.hear(s)
+				g.hear(s, all.Now, all.Trip)
 			}
 		}
 		return nil, nil

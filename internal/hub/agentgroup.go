@@ -34,9 +34,8 @@ type agentGroup struct {
 		sync.Mutex
 		record  groupRecord // its intent may be an older one
 		heard   host.Status
-		at      time.Time     // when it was heard; zero: not since the hub started
-		skew    time.Duration // our clock minus the agent's
-		skewed  time.Time     // when that was found; zero: never
+		at      time.Time // when it was heard; zero: not since the hub started
+		clock   clock
 		stopped chan struct{} // closed by Stop
 	}
 }
@@ -139,21 +138,36 @@ func (g *agentGroup) Stop(ctx context.Context) error {
 	return nil
 }
 
-// hear takes the agent's word on how the group is; now is its clock, ns since 1970.
-func (g *agentGroup) hear(s host.Status, now int64) {
+// hear takes the agent's word on how the group is; now is its clock, ns since
+// 1970, trip how long its words need, there and back.
+func (g *agentGroup) hear(s host.Status, now int64, trip time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.mu.heard, g.mu.at = s, time.Now()
-	// What it was on its way makes the agent's clock look slower than it is, and
-	// points older: the least of it is closest to the truth.
-	skew := time.Duration(g.mu.at.UnixNano() - now)
-	if g.mu.skewed.IsZero() || skew < g.mu.skew || time.Since(g.mu.skewed) > skewAge {
-		g.mu.skew, g.mu.skewed = skew, g.mu.at
-	}
+	g.mu.clock.see(g.mu.at, now, trip)
 }
 
-// skewAge is how long the least difference seen between two clocks is believed.
-const skewAge = time.Minute
+// clock compares another host's wall clock with ours.
+type clock struct {
+	since time.Time     // of what is believed
+	ahead time.Duration // ours before theirs, and the way here; the least that was seen
+	trip  time.Duration // the least
+}
+
+// clockAge is how long the least is believed: clocks drift, and are set.
+const clockAge = time.Minute
+
+func (c *clock) see(at time.Time, now int64, trip time.Duration) {
+	ahead := time.Duration(at.UnixNano() - now)
+	if c.since.IsZero() || at.Sub(c.since) > clockAge {
+		*c = clock{since: at, ahead: ahead, trip: trip}
+		return
+	}
+	c.ahead, c.trip = min(c.ahead, ahead), min(c.trip, trip)
+}
+
+// ours is a time of theirs by our clock.
+func (c *clock) ours(ns int64) time.Time { return time.Unix(0, ns).Add(c.ahead - c.trip/2) }
 
 // heard is the agent's word, how old it is, and whether it counts.
 func (g *agentGroup) heard() (s host.Status, age time.Duration, fresh bool) {
@@ -221,7 +235,7 @@ func (g *agentGroup) newestTime(durable *journal.Timeline, s host.Status, age ti
 	var at time.Time
 	if durable.LastFence.Seq == newest {
 		g.mu.Lock()
-		at = time.Unix(0, durable.LastFence.Wall).Add(g.mu.skew)
+		at = g.mu.clock.ours(durable.LastFence.Wall)
 		g.mu.Unlock()
 	}
 	if heard := g.now().Add(-age - s.Age); fresh && s.Age >= 0 && newest >= s.Point && heard.After(at) {
