@@ -211,7 +211,7 @@ func TestOrdersSideBySide(t *testing.T) {
 func TestCloseWithAGroupToDrop(t *testing.T) {
 	a := testAgent(t)
 	must(t, a.groups.apply(testSpec(protect.GoalProtect)))
-	must(t, a.groups.forget(a.groups.ids()))
+	must(t, a.groups.forget([]journal.GroupID{a.groups.held().Groups[0].ID}))
 	a.groups.close()
 	var r specRecord
 	must(t, specKind.Read(vfs.OS(), filepath.Join(a.groups.path(testGroup), specFile), &r))

@@ -143,13 +143,14 @@ func (gs *groups) apply(spec host.Group) error {
 	return nil
 }
 
-// ids are of all groups here.
-func (gs *groups) ids() []journal.GroupID {
-	ids := []journal.GroupID{}
+// held are all groups here.
+func (gs *groups) held() host.Has {
+	has := host.Has{Groups: []host.Held{}}
 	for _, g := range gs.all() {
-		ids = append(ids, g.spec().ID)
+		spec := g.spec()
+		has.Groups = append(has.Groups, host.Held{ID: spec.ID, Hub: spec.Hub})
 	}
-	return ids
+	return has
 }
 
 // forget ends groups and forgets them; those that are not here are forgotten already.

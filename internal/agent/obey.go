@@ -27,7 +27,7 @@ func (a *Agent) do(ctx context.Context, method string, params json.RawMessage) (
 	case host.CallApply:
 		return answer(params, func(g host.Group) (any, error) { return nil, a.groups.apply(g) })
 	case host.CallGroups:
-		return host.Groups{IDs: a.groups.ids()}, nil
+		return a.groups.held(), nil
 	case host.CallForget:
 		return answer(params, func(f host.Groups) (any, error) { return nil, a.groups.forget(f.IDs) })
 	case host.CallAwait:

@@ -21,7 +21,7 @@ const (
 	CallApply   = "group.apply"  // Group → nothing: do this from now on
 	CallAwait   = "group.await"  // Await → nothing, when it is so
 	CallFresh   = "group.fresh"  // ID → Fresh
-	CallGroups  = "group.list"   // nothing → Groups: those that the agent has
+	CallGroups  = "group.list"   // nothing → Has
 	CallForget  = "group.forget" // Groups → nothing: take their taps away and forget them
 )
 
@@ -62,6 +62,7 @@ type Name struct {
 type Group struct {
 	ID      journal.GroupID  `json:"id"`
 	Name    string           `json:"name"`
+	Hub     string           `json:"hub,omitempty"` // id of the hub whose group it is
 	Goal    protect.Goal     `json:"goal"`
 	VMs     []VM             `json:"vms"` // where they were found when the group was made
 	Volumes []protect.Volume `json:"volumes"`
@@ -70,6 +71,17 @@ type Group struct {
 // ID of a group.
 type ID struct {
 	ID journal.GroupID `json:"id"`
+}
+
+// Has lists the groups that an agent has.
+type Has struct {
+	Groups []Held `json:"groups"`
+}
+
+// Held is a group that an agent has, and the hub that gave it.
+type Held struct {
+	ID  journal.GroupID `json:"id"`
+	Hub string          `json:"hub,omitempty"`
 }
 
 // Groups is a list.

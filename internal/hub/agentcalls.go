@@ -69,18 +69,24 @@ func (h *Hub) tellAgent(ctx context.Context, l *agentLink) error {
 // forgetAtAgent has an agent forget the groups that were removed or went to another
 // one. What it has is asked first: a group that is made meanwhile is listed here
 // before the agent hears of it. One that nobody here has ever heard of stays: it may
-// be this hub that has forgotten, and what is gone from a host is gone for good.
+// be this hub that has forgotten, and what is gone from a host is gone for good. Those
+// that an agent has of another hub, to which it does not talk any more, go.
 func (h *Hub) forgetAtAgent(ctx context.Context, l *agentLink) error {
-	var has host.Groups
+	var has host.Has
 	if err := l.Call(ctx, host.CallGroups, nil, &has); err != nil {
 		return host.Unwrap(err)
 	}
 	forget := host.Groups{IDs: []journal.GroupID{}}
-	for _, id := range has.IDs {
+	for _, g := range has.Groups {
+		id := g.ID
 		if e, err := h.findID(id); err == nil {
 			if e.record().Agent != l.ID {
 				forget.IDs = append(forget.IDs, id)
 			}
+			continue
+		}
+		if g.Hub != "" && g.Hub != h.data.id {
+			forget.IDs = append(forget.IDs, id)
 			continue
 		}
 		was, err := h.store.WasGroup(ctx, id)

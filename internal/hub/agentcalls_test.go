@@ -19,7 +19,7 @@ import (
 // obedient is an agent that has some groups, and notes what it is told.
 type obedient struct {
 	mu     sync.Mutex
-	has    []journal.GroupID
+	has    []host.Held
 	told   []string
 	broken string // the name of a group that it cannot note
 	forgot []journal.GroupID
@@ -30,7 +30,7 @@ func (o *obedient) obey(_ context.Context, _, method string, params json.RawMess
 	defer o.mu.Unlock()
 	switch method {
 	case host.CallGroups:
-		return host.Groups{IDs: o.has}, nil
+		return host.Has{Groups: o.has}, nil
 	case host.CallForget:
 		var f host.Groups
 		err := json.Unmarshal(params, &f)
@@ -80,7 +80,7 @@ func (r *agentsRig) group(name string, agent string) journal.GroupID {
 	return record.ID
 }
 
-// An agent forgets what was removed or went to another host. What a hub has never
+// An agent forgets what was removed or went to another host, and what it has of another hub. What a hub has never
 // heard of it may itself have forgotten: an older copy, an empty one, a folder that
 // cannot be read. One group that an agent cannot note keeps no other from it, and
 // does not end the connection that empties the spools.
@@ -88,13 +88,14 @@ func TestAgentIsToldWhatItHasNoMore(t *testing.T) {
 	r := newAgentsRig(t, nil)
 	id := r.agent("kvm1")
 	agent := id.Agent().ID.String()
-	removed, unknown := newGroupID(), newGroupID()
+	removed, unknown, foreign := newGroupID(), newGroupID(), newGroupID()
 	if _, err := r.store.GrantEpoch(t.Context(), removed, 0); err != nil {
 		t.Fatal(err)
 	}
 	mine, elsewhere := r.group("b", agent), r.group("c", newGroupID().String())
 	r.group("a", agent)
-	o := &obedient{has: []journal.GroupID{mine, unknown, removed, elsewhere}, broken: "a"}
+	const hub = "hub-1"
+	o := &obedient{has: []host.Held{{ID: mine, Hub: hub}, {ID: unknown, Hub: hub}, {ID: removed, Hub: hub}, {ID: elsewhere}, {ID: foreign, Hub: "hub-0"}}, broken: "a"}
 	conn := r.obeys(id, o)
 	l, ok := r.agents.get(agent)
 	if !ok {
@@ -111,7 +112,7 @@ func TestAgentIsToldWhatItHasNoMore(t *testing.T) {
 	if !slices.Equal(o.told, []string{"b"}) {
 		t.Errorf("the agent was told of %q", o.told)
 	}
-	if !slices.Equal(o.forgot, []journal.GroupID{removed, elsewhere}) {
+	if !slices.Equal(o.forgot, []journal.GroupID{removed, elsewhere, foreign}) {
 		t.Errorf("forgotten are %v; %v was removed, %v is on another host, %v is unknown", o.forgot, removed, elsewhere, unknown)
 	}
 	if conn.Err() != nil {

@@ -68,7 +68,7 @@ func (g *agentGroup) moved(r groupRecord) {
 
 // wanted is what the agent is to do.
 func wanted(r groupRecord, goal protect.Goal) host.Group {
-	out := host.Group{ID: r.ID, Name: r.Name, Goal: goal, Volumes: volumesOf(r)}
+	out := host.Group{ID: r.ID, Name: r.Name, Hub: r.Hub, Goal: goal, Volumes: volumesOf(r)}
 	for _, m := range r.VMs {
 		out.VMs = append(out.VMs, host.VM{Name: m.Name, QMP: m.QMP, NBDServer: m.NBDServer})
 	}
@@ -175,8 +175,9 @@ func (g *agentGroup) heard() (s host.Status, age time.Duration, fresh bool) {
 	s, at := g.mu.heard, g.mu.at
 	g.mu.Unlock()
 	age = time.Since(at)
-	_, connected := g.agents.get(g.record().Agent)
-	return s, age, connected && !at.IsZero() && age < reportAge
+	l, connected := g.agents.get(g.record().Agent)
+	// What was said over an earlier connection is of before whatever ended that.
+	return s, age, connected && at.After(l.Since) && age < reportAge
 }
 
 // Status implements Group.

@@ -138,7 +138,7 @@ func (r *agentsRig) serve(store *catalog.Store, change func(*agentsConfig)) {
 		r.t.Fatal(err)
 	}
 	r.addr = l.Addr()
-	r.Hub = &Hub{agents: a, store: store, cfg: Config{Logger: cfg.Logger}, where: Ready{Agents: []string{l.Addr().String()}}}
+	r.Hub = &Hub{agents: a, store: store, data: &dataDir{id: "hub-1"}, cfg: Config{Logger: cfg.Logger}, where: Ready{Agents: []string{l.Addr().String()}}}
 	r.Hub.mu.groups = map[string]*entry{}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
