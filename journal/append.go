@@ -87,7 +87,7 @@ func (l *Log) append(b Batch) error {
 	}
 	a.hash = hash
 	w.entries += int(d.count)
-	if d.kind != KindControl {
+	if d.kind != KindControl && !l.opt.NoIndex {
 		a.index(w, at+batchHeaderSize)
 	}
 	l.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 )
 
@@ -181,5 +182,51 @@ func TestStartAtTheEndOfAnother(t *testing.T) {
 	}
 	if hub.Appended() != fresh.Appended() || hub.Timeline().Epoch != w2.epoch {
 		t.Fatalf("the hub is at seq %d, epoch %d", hub.Appended(), hub.Timeline().Epoch)
+	}
+}
+
+// A journal that is only followed has no index, and is as good to follow.
+func TestFollowWithoutIndex(t *testing.T) {
+	fs := memFS(t)
+	opt := numbered()
+	opt.NoIndex = true
+	l := create(t, fs, opt)
+	w := newWorkload(l, 61)
+	must(t, w.start())
+	fenced(t, l, w, 60)
+	if _, err := l.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	half := l.Serial() / 2
+	must(t, l.DropShipped(half))
+	must(t, l.Close())
+	l = open(t, fs, opt)
+	w.l = l
+	fenced(t, l, w, 10)
+	_, err := l.Sync()
+	must(t, err)
+	for name := range image(t, fs) {
+		if strings.Contains(name, indexDir) {
+			t.Errorf("there is %s", name)
+		}
+	}
+	f, err := l.Follow(half)
+	must(t, err)
+	defer f.Close()
+	for n := half + 1; ; n++ {
+		s, ok, err := f.Next()
+		must(t, err)
+		if !ok {
+			if n != l.Serial()+1 {
+				t.Fatalf("followed up to batch %d of %d", n-1, l.Serial())
+			}
+			break
+		}
+		if s.Serial != n {
+			t.Fatalf("batch %d after %d", s.Serial, n-1)
+		}
+	}
+	if len(l.st.pending) != 0 {
+		t.Errorf("%d segments wait for an index", len(l.st.pending))
 	}
 }

@@ -118,8 +118,10 @@ func (l *Log) load() error {
 	if err := l.adopt(r); err != nil {
 		return err
 	}
-	if err := l.reindex(); err != nil {
-		return err
+	if !l.opt.NoIndex {
+		if err := l.reindex(); err != nil {
+			return err
+		}
 	}
 	return l.settle()
 }

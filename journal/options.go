@@ -24,6 +24,9 @@ type Options struct {
 	// Number the batches, so that another journal can follow this one (Follow).
 	// A journal that follows takes the numbers of the one it follows.
 	Number bool
+	// NoIndex: nobody is going to look anything up, as in a journal that is only
+	// followed. Then there is no index, in memory or on disk.
+	NoIndex bool
 	// Start is where Create begins: at the end of the journal that is going to
 	// follow. The very beginning.
 	Start *Start

@@ -45,14 +45,18 @@ func (l *Log) roll() error {
 	if err != nil {
 		return err
 	}
-	l.set.SetActive(w.mem)
+	if !l.opt.NoIndex {
+		l.set.SetActive(w.mem)
+	}
 	l.mu.Lock()
 	old := s.active
 	old.length = s.tail
 	s.segs[len(s.segs)-1].length = s.tail
 	s.bytes += s.tail
 	s.unsynced = append(s.unsynced, old)
-	s.pending = append(s.pending, old)
+	if !l.opt.NoIndex {
+		s.pending = append(s.pending, old)
+	}
 	s.segs = append(s.segs, h.segment())
 	s.active, s.tail = w, h.size
 	s.dirDirty++

@@ -234,7 +234,9 @@ func TestUnreadableGroup(t *testing.T) {
 		t.Error(err)
 	}
 	must(t, a.groups.apply(testSpec(protect.GoalPause)))
-	if v, _ := a.vms.find("vm"); v.QMP != "/run/vm.sock" {
-		t.Errorf("the VM is at %+v", v)
+	var r specRecord
+	must(t, specKind.Read(vfs.OS(), filepath.Join(a.groups.path(testGroup), specFile), &r))
+	if r.VMs[0].QMP != "/run/vm.sock" {
+		t.Errorf("the VM is at %+v", r.VMs)
 	}
 }

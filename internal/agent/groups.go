@@ -127,6 +127,11 @@ func (gs *groups) apply(spec host.Group) error {
 	}
 	gs.orders.Lock()
 	defer gs.orders.Unlock()
+	for i, v := range spec.VMs {
+		if here, ok := gs.a.vms.find(v.Name); ok && v.QMP == "" {
+			spec.VMs[i] = here
+		}
+	}
 	g, err := gs.find(spec.ID)
 	if err == nil && reflect.DeepEqual(g.spec(), spec) {
 		return nil // a hub tells everything at every connection

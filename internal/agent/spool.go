@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rephub/rephub/internal/relay"
@@ -26,12 +27,15 @@ type spool struct {
 	logger *slog.Logger
 
 	order sync.Mutex // of an append and what it adds to the share
+
+	synced   atomic.Int64 // when the last Sync began, ns since 1970
+	unsynced atomic.Int64 // bytes appended since
 }
 
 // spoolOptions fit a spool of limit bytes: the segments that the hub has are
 // given back one by one, so that none may be a large part of it.
 func spoolOptions(limit int64, logger *slog.Logger) journal.Options {
-	return journal.Options{Number: true, SegmentBytes: min(64<<20, max(1<<20, limit/32)), Logger: logger}
+	return journal.Options{Number: true, NoIndex: true, SegmentBytes: min(64<<20, max(1<<20, limit/32)), Logger: logger}
 }
 
 // openSpool opens the spool of an earlier run; os.ErrNotExist when there is none.
@@ -120,6 +124,7 @@ func (s *spool) Append(b journal.Batch) error {
 	if err := s.share.b.room(n); err != nil {
 		return err
 	}
+	s.unsynced.Add(n)
 	return s.appended(s.Log.Append(b))
 }
 
@@ -137,7 +142,27 @@ func (s *spool) AppendSyncs(e journal.Epoch, w []journal.SyncWrite) error {
 	if err := s.share.b.room(n); err != nil {
 		return err
 	}
+	s.unsynced.Add(n)
 	return s.appended(s.Log.AppendSyncs(e, w))
+}
+
+// syncEvery is how often a spool is synced, unless much was appended meanwhile.
+const syncEvery = 2 * time.Second
+
+// Sync implements protect.Journal. It is in no hurry: what counts is what the hub
+// has, and after a power loss of the host the volumes are compared anyhow. But
+// only what is durable here, too, is given back.
+func (s *spool) Sync() (journal.Seq, error) {
+	now, bytes := time.Now().UnixNano(), s.unsynced.Load()
+	if now-s.synced.Load() < int64(syncEvery) && bytes < s.share.b.limit/8 {
+		return s.Durable(), nil
+	}
+	_, err := s.Log.Sync()
+	if err == nil {
+		s.synced.Store(now)
+		s.unsynced.Add(-bytes)
+	}
+	return s.Durable(), err
 }
 
 // Durable is what the hub has confirmed.
@@ -181,5 +206,6 @@ func (s *spool) syncRoom(ctx context.Context) error {
 func (s *spool) close() error {
 	s.share.b.leave(s)
 	s.share.set(0)
-	return s.Log.Close()
+	_, err := s.Log.Sync()
+	return errors.Join(err, s.Log.Close())
 }
