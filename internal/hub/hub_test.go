@@ -269,3 +269,21 @@ func TestConfigIsCheckedFirst(t *testing.T) {
 		}
 	}
 }
+
+// A history that was kept is not gone on with while another group has the volume:
+// two taps on one disk are refused by QEMU at best.
+func TestProtectAgainWhatAnotherGroupHas(t *testing.T) {
+	var h Hub
+	h.mu.groups = map[string]*entry{}
+	volumes := []catalog.Volume{{ID: 1, Name: "vm/disk", VM: "vm", Disk: "disk"}}
+	for name, intent := range map[string]catalog.Intent{"old": catalog.IntentStop, "new": catalog.IntentProtect} {
+		r := groupRecord{Group: catalog.Group{ID: newGroupID(), Name: name, Intent: intent, Volumes: volumes}}
+		if err := h.add(newEntry(t.TempDir(), r, slog.New(slog.DiscardHandler))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := h.Protect(t.Context(), api.ProtectRequest{VMs: []string{"vm"}, Group: "old"})
+	if codeOf(err) != api.CodeConflict || api.AsError(err).Hint == "" || !strings.Contains(err.Error(), "new") {
+		t.Errorf("protected twice: %v", err)
+	}
+}

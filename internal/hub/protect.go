@@ -211,6 +211,10 @@ func (h *Hub) protectAgain(e *entry, req api.ProtectRequest) (api.Task, error) {
 			return api.Task{}, api.Errorf(api.CodeConflict, "the history of group %s has volumes of VM %s", r.Name, v.VM).
 				WithHint("name the same VMs, or choose another name with --group")
 		}
+		if g := h.groupOf(v.VM, v.Disk); g != "" {
+			return api.Task{}, api.Errorf(api.CodeConflict, "volume %s is protected by group %s by now", v.Name, g).
+				WithHint("rephub unprotect %s first", g)
+		}
 	}
 	if _, err := e.usable(); err != nil {
 		return api.Task{}, err
