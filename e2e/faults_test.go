@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rephub/rephub/e2e/rig"
+	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/vm"
 )
 
@@ -24,6 +27,7 @@ type fault struct {
 	endsVM    bool
 	missed    bool // writes are missed for sure, and have to be synced
 	stalls    bool // needs a disk that can
+	kept      bool // every write is kept, and nothing is synced
 }
 
 var faults = []fault{
@@ -55,8 +59,8 @@ func TestFaults(t *testing.T) {
 			w := newWorld(t, s, rng)
 			w.whole()
 			w.history(false)
-			w.quick("first sync")
-			rounds(w)
+			w.quick("first sync", patience)
+			rounds(w, faults, len(faults))
 			w.settled()
 			w.history(true)
 			w.equal()
@@ -77,12 +81,15 @@ func seed(t *testing.T) uint64 {
 }
 
 // rounds does each fault once, in a random order, and then more of them until
-// the time for random tests is over.
-func rounds(w *world) {
+// the time for random tests is over. Without such time it does so many at most.
+func rounds(w *world, faults []fault, most int) {
 	w.t.Helper()
 	end := time.Now().Add(rig.Budget(0) / 4)
+	if rig.Budget(0) > 0 || os.Getenv("REPHUB_FAULT") != "" {
+		most = len(faults)
+	}
 	for n := 0; n == 0 || time.Now().Before(end); {
-		for _, i := range w.rng.Perm(len(faults)) {
+		for _, i := range w.rng.Perm(len(faults))[:most] {
 			f := faults[i]
 			if only := os.Getenv("REPHUB_FAULT"); f.stalls && !w.disk.CanStall() || !strings.Contains(f.name, only) {
 				continue
@@ -100,7 +107,7 @@ func rounds(w *world) {
 func (w *world) round(f fault) {
 	w.t.Helper()
 	w.some()
-	epoch := w.status().Epoch
+	before, syncs := w.status(), w.syncs()
 	f.do(w)
 	if f.losesTaps && w.s.slow {
 		w.bury()
@@ -108,14 +115,43 @@ func (w *world) round(f fault) {
 	if f.endsVM {
 		w.again()
 	}
-	w.whole()
-	if f.missed && w.status().Epoch == epoch {
-		w.t.Errorf("%s: the group is still in epoch %d, as if nothing had been missed", f.name, epoch)
+	next := uint64(0)
+	if f.missed && w.agent != nil {
+		next = before.Epoch + 1 // the hub hears of it a little later
+	}
+	w.wholeIn(next)
+	after := w.status()
+	if f.missed && after.Epoch == before.Epoch {
+		w.t.Errorf("%s: the group is still in epoch %d, as if nothing had been missed", f.name, before.Epoch)
+	}
+	if f.kept {
+		w.gapless(before, after)
+		if n := w.syncs() - syncs; n != 0 {
+			w.t.Errorf("%d syncs were made, though nothing was to be missed", n)
+		}
 	}
 	w.some()
-	w.quick(f.name)
+	patience := patience
+	if w.agent != nil && !f.losesTaps && !f.endsVM {
+		patience = agentPatience
+	}
+	w.quick(f.name, patience)
 	w.history(false)
-	w.quick("reading points after: " + f.name)
+	w.quick("reading points after: "+f.name, patience)
+}
+
+// gapless checks that all writes between two moments are points, and that
+// nothing was synced: a sync begins with a new epoch.
+func (w *world) gapless(before, after api.GroupStatus) {
+	w.t.Helper()
+	if before.Epoch != after.Epoch {
+		w.t.Errorf("the group was in epoch %d and is in %d, though nothing was to be missed", before.Epoch, after.Epoch)
+	}
+	for i, r := range after.Ranges {
+		if i > 0 && r[0] > before.DurableSeq {
+			w.t.Errorf("there is a gap before point %d: %v; the newest point was %d", r[0], after.Ranges, before.DurableSeq)
+		}
+	}
 }
 
 func (w *world) killHub() {
@@ -287,14 +323,11 @@ func (w *world) killVMAndHub() {
 // neither taps nor bitmaps know of it.
 func (w *world) offline() {
 	w.t.Helper()
-	f, err := os.OpenFile(w.q.Image(w.q.Nodes()[w.rng.IntN(3)]), os.O_WRONLY, 0)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer f.Close()
 	at := offlineAt + w.rng.Int64N((drizzleAt-offlineAt)/512)*512
-	if _, err := f.WriteAt(fmt.Appendf(nil, "%0512d", w.rng.Uint64()), at); err != nil {
-		w.t.Fatal(err)
+	cmd := exec.Command("qemu-io", "-f", cmp.Or(w.s.format, "raw"), "-c", fmt.Sprintf("write -P %d %d 512", 1+w.rng.IntN(255), at),
+		w.q.Image(w.q.Nodes()[w.rng.IntN(3)]))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		w.t.Fatalf("write to the image: %v: %s", err, out)
 	}
 }
 

@@ -1,10 +1,10 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +12,7 @@ import (
 	"github.com/rephub/rephub/e2e/rig"
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/vm/vmtest"
+	"github.com/rephub/rephub/nbd"
 )
 
 // setup is what a fault test runs on.
@@ -21,6 +22,9 @@ type setup struct {
 	slow  bool          // each write of the source takes 1 to 30 ms
 	delay time.Duration // that it is
 	disk  func(testing.TB, int64) *rig.Disk
+	// Behind an agent:
+	format string // of the images; raw when empty
+	spool  int64  // bytes
 }
 
 const (
@@ -31,7 +35,8 @@ const (
 	hubDisk    = 4 << 30
 	// ringFull is more than the keeper holds for a hub that does not come.
 	ringFull = 320 << 20
-	// patience is how much longer than without a tap a write may take.
+	// patience is how much longer than without a tap a write may take when a tap
+	// is lost, and without an agent.
 	patience = 500 * time.Millisecond
 )
 
@@ -54,6 +59,8 @@ type world struct {
 	short  time.Duration // of the history, when it is too short for all of the test
 	points int           // looked at
 	memory memory
+
+	behind // nothing when the hub is on the VM's own host
 }
 
 func newWorld(t *testing.T, s setup, rng *rand.Rand) *world {
@@ -67,21 +74,21 @@ func newWorld(t *testing.T, s setup, rng *rand.Rand) *world {
 	w.hub = rig.NewHubOn(t, w.disk)
 	d := vmtest.Disk{Size: sourceSize, Delay: s.delay}
 	w.q = vmtest.Start(t, vmtest.Config{Disks: []vmtest.Disk{d, d, d}})
-	t.Cleanup(func() {
-		if err := w.load.Stop(); err != nil && w.q.Alive() {
-			t.Errorf("the load met an I/O error: %v", err)
-		}
-	})
+	w.stopLoad()
 	w.startLoad(make([]uint64, s.depth))
 	w.measureControl()
-	w.startTwin()
-	var args []string
-	if rig.Budget(0) > 0 { // or the disk would be full in the end
-		w.short = 30 * time.Second
-		args = append(args, "--history", w.short.String())
-	}
-	w.hub.Protect("vm", strings.TrimPrefix(w.q.QMP, "unix:"), w.q.NBDServer, args...)
+	w.startTwin("")
+	w.hub.Protect("vm", strings.TrimPrefix(w.q.QMP, "unix:"), w.q.NBDServer, w.keptHistory()...)
 	return w
+}
+
+// keptHistory are arguments of protect.
+func (w *world) keptHistory() []string {
+	if rig.Budget(0) == 0 {
+		return nil
+	}
+	w.short = 30 * time.Second // or the disk would be full in the end
+	return []string{"--history", w.short.String()}
 }
 
 func (w *world) guests() []string {
@@ -102,6 +109,15 @@ func (w *world) startLoad(from []uint64) {
 	w.load.Drizzle(drizzleAt, sourceSize-drizzleAt)
 }
 
+// stopLoad ends the load with the test.
+func (w *world) stopLoad() {
+	w.t.Cleanup(func() {
+		if err := w.load.Stop(); err != nil && w.q.Alive() {
+			w.t.Errorf("the load met an I/O error: %v", err)
+		}
+	})
+}
+
 // measureControl runs the same load, flood and all, without a tap.
 func (w *world) measureControl() {
 	w.t.Helper()
@@ -111,10 +127,10 @@ func (w *world) measureControl() {
 	w.control = w.load.TakeSlowest()
 }
 
-// startTwin starts a VM that is not protected.
-func (w *world) startTwin() {
+// startTwin starts a VM that is not protected, with its image in dir.
+func (w *world) startTwin(dir string) {
 	w.t.Helper()
-	q := vmtest.Start(w.t, vmtest.Config{Name: "twin", Disks: []vmtest.Disk{{Delay: w.s.delay}}})
+	q := vmtest.Start(w.t, vmtest.Config{Name: "twin", Dir: dir, Disks: []vmtest.Disk{{Delay: w.s.delay}}})
 	var err error
 	if w.twin, err = rig.ContinueChains(nil, q.GuestURI(q.Nodes()[0])); err != nil {
 		w.t.Fatal(err)
@@ -198,6 +214,13 @@ func (w *world) status() (g api.GroupStatus) {
 
 func (w *world) keeperPID() (pid int) {
 	w.t.Helper()
+	if w.agent != nil {
+		pid, err := w.agent.Keeper()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return pid
+	}
 	err := w.api(func(ctx context.Context, c *api.Client) error {
 		i, err := c.Info(ctx)
 		pid = i.Keeper.PID
@@ -211,15 +234,18 @@ func (w *world) keeperPID() (pid int) {
 
 // whole waits until the group is protected again by itself: until what is
 // written from now on becomes a point.
-func (w *world) whole() {
+func (w *world) whole() { w.t.Helper(); w.wholeIn(0) }
+
+// wholeIn is whole in an epoch, or a later one.
+func (w *world) wholeIn(epoch uint64) {
 	w.t.Helper()
 	before := w.status().LastSeq
 	w.hub.Eventually("the group is protected again", time.Minute, func() error {
 		w.alive()
 		g := w.status()
-		if g.State != api.StateProtected || g.DurableSeq <= before {
-			return fmt.Errorf("it is %s (%s), with the newest point at %d of %d, and %d when this began",
-				g.State, g.Reason, g.DurableSeq, g.LastSeq, before)
+		if g.State != api.StateProtected || g.DurableSeq <= before || g.Epoch < epoch {
+			return fmt.Errorf("it is %s (%s) in epoch %d, with the newest point at %d of %d, and %d when this began",
+				g.State, g.Reason, g.Epoch, g.DurableSeq, g.LastSeq, before)
 		}
 		return nil
 	})
@@ -238,7 +264,7 @@ func (w *world) degraded() {
 }
 
 // quick checks that no write since the last time took too long.
-func (w *world) quick(what string) {
+func (w *world) quick(what string, patience time.Duration) {
 	w.t.Helper()
 	took := w.load.TakeSlowest()
 	w.slowest = max(w.slowest, took)
@@ -263,19 +289,30 @@ func (w *world) settled() {
 	})
 }
 
-// equal checks that the newest point holds what the source's images hold.
+// equal checks that the newest point holds what the source holds.
 func (w *world) equal() {
 	w.t.Helper()
 	p := w.read(w.status().DurableSeq, sourceSize)
-	for i, node := range w.q.Nodes() {
-		want, err := os.ReadFile(w.q.Image(node))
-		if err != nil {
+	for i, uri := range w.guests() {
+		want := make([]byte, sourceSize)
+		if err := readAll(uri, want); err != nil {
 			w.t.Fatal(err)
 		}
 		for off := 0; off < len(want); off += 512 {
-			if string(want[off:off+512]) != string(p.data[i][off:off+512]) {
+			if !bytes.Equal(want[off:off+512], p.data[i][off:off+512]) {
 				w.t.Fatalf("disk %d differs from its source at byte %d", i, off)
 			}
 		}
 	}
+}
+
+func readAll(uri string, p []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := nbd.Dial(ctx, uri, nbd.DialOptions{})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.ReadAt(ctx, p, 0)
 }

@@ -20,8 +20,8 @@ type AgentConfig struct {
 	Name string
 	VMs  []*vmtest.QEMU
 	Args []string // further ones, of every start
-	// Data holds its data; "" is a folder of its own. Whose it is removes it.
-	Data string
+	// Spools holds what it keeps of groups; without it that is in its own folder.
+	Spools *Disk
 }
 
 // Agent is an agent for some QEMUs. It can be killed and started again; its
@@ -29,7 +29,7 @@ type AgentConfig struct {
 type Agent struct {
 	t    testing.TB
 	exe  string
-	dir  string // of the log, and of the data unless that is elsewhere
+	dir  string // of the log and the data
 	data string
 	net  *Namespace
 	args []string // of every start
@@ -50,9 +50,12 @@ func NewAgent(t testing.TB, h *Hub, n *Network, cfg AgentConfig) *Agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{t: t, exe: exe, dir: dir, data: cfg.Data, net: n.Host}
-	if a.data == "" {
-		a.data = filepath.Join(dir, "data")
+	a := &Agent{t: t, exe: exe, dir: dir, data: filepath.Join(dir, "data"), net: n.Host}
+	if cfg.Spools != nil {
+		groups := filepath.Join(cfg.Spools.Dir, "groups")
+		if err := errors.Join(os.Mkdir(a.data, 0o755), os.Mkdir(groups, 0o700), os.Symlink(groups, filepath.Join(a.data, "groups"))); err != nil {
+			t.Fatal(err)
+		}
 	}
 	a.args = append([]string{"agent", "--data", a.data, "--hub", n.AgentDial, "--name", cfg.Name}, cfg.Args...)
 	for _, q := range cfg.VMs {

@@ -7,15 +7,18 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
-// Disk is a small disk of its own for a hub's data, that can be full and, as
-// ext4 on a loop device, hang. It needs root, as mounting does.
+// Disk is a small disk of its own for the data of a hub or an agent, that can be full and, as
+// ext4 on a loop device, hang and break. It needs root, as mounting does.
 type Disk struct {
 	t    testing.TB
 	Dir  string // where it is mounted
 	size int64  // bytes
 	loop bool
+	how  []string // it is mounted: arguments
 }
 
 // NewTmpfs mounts a tmpfs of size bytes.
@@ -48,7 +51,7 @@ func (d *Disk) mount(args ...string) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	d.Dir = dir
+	d.Dir, d.how = dir, append(args, dir)
 	d.t.Cleanup(func() {
 		if exec.Command("umount", dir).Run() != nil {
 			d.run("umount", "-l", dir) // somebody dies slowly
@@ -57,7 +60,29 @@ func (d *Disk) mount(args ...string) {
 			d.t.Error(err)
 		}
 	})
-	d.run("mount", append(args, dir)...)
+	d.run("mount", d.how...)
+}
+
+// Break makes the disk, which can stall, fail everything from now on: what was
+// not synced is lost, as when a host loses its power.
+func (d *Disk) Break() {
+	d.t.Helper()
+	f, err := os.Open(d.Dir)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	const shutdown = 2<<30 | 4<<16 | 'X'<<8 | 125                             // EXT4_IOC_SHUTDOWN
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), shutdown, 2); err != nil { // without writing its log
+		d.t.Fatalf("break the disk: %v", err)
+	}
+}
+
+// Mend is the end of Break, once nobody uses the disk any more.
+func (d *Disk) Mend() {
+	d.t.Helper()
+	d.run("umount", d.Dir)
+	d.run("mount", d.how...)
 }
 
 func (d *Disk) run(name string, args ...string) {
@@ -139,3 +164,13 @@ func (d *Disk) statfs() syscall.Statfs_t {
 
 func (d *Disk) free() int64  { s := d.statfs(); return int64(s.Bavail) * s.Bsize }
 func (d *Disk) total() int64 { s := d.statfs(); return int64(s.Blocks) * s.Bsize }
+
+// Folder makes a folder on the disk.
+func (d *Disk) Folder(name string) string {
+	d.t.Helper()
+	dir := filepath.Join(d.Dir, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		d.t.Fatal(err)
+	}
+	return dir
+}
