@@ -179,7 +179,12 @@ type hashing struct {
 	r      block.Range
 	synced int64 // the initial sync writes nothing below
 
+	turn    uint64 // of the file
+	floor   uint64 // what the base holds
+	durable uint64 // seq
+
 	im    image
+	first int64 // chunk
 	n     int
 	sums  [hashStep / digest.Chunk]digest.Sum
 	known [hashStep / digest.Chunk]kept
@@ -197,39 +202,53 @@ func (w *hashing) run(ctx context.Context) (again bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	// In this order: what is forgotten, rolled, made durable or resized later
-	// shows in a line below, or is above the seq that is kept.
-	s, file := w.h.s, w.h.file
-	turn := file.turn.Load()
-	floor := s.base.Load()
-	durable := uint64(s.log.Durable())
+	if err := w.recall(); err != nil {
+		return false, err
+	}
+	again, err = w.complete()
+	if errors.Is(err, journal.ErrDropped) && w.h.s.base.Load() != w.floor {
+		return true, nil
+	}
+	return again, err
+}
+
+// recall reads what is kept. The order is law: what is forgotten, rolled, made
+// durable or resized later shows in a line below, or is above the seq that will
+// be kept.
+func (w *hashing) recall() error {
+	s := w.h.s
+	w.turn = w.h.file.turn.Load()
+	w.floor = s.base.Load()
+	w.durable = uint64(s.log.Durable())
 	v, err := w.h.open()
 	if err == nil {
 		err = checkBlocks(w.r, v.size)
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	w.im = v.image
-	first := w.r.Off / digest.Chunk
-	w.n = int((w.r.End()+digest.Chunk-1)/digest.Chunk - first)
-	file.read(w.h.key, first, w.known[:w.n])
-	w.buf.pieces, err = w.im.pieces(w.r.Off, w.r.Len, floor, w.buf.pieces[:0])
+	w.first = w.r.Off / digest.Chunk
+	w.n = int((w.r.End()+digest.Chunk-1)/digest.Chunk - w.first)
+	w.h.file.read(w.h.key, w.first, w.known[:w.n])
+	return nil
+}
+
+// complete finds out what has changed since the hashes were kept, makes those
+// that are missing, and keeps them.
+func (w *hashing) complete() (again bool, err error) {
+	w.buf.pieces, err = w.im.pieces(w.r.Off, w.r.Len, w.floor, w.buf.pieces[:0])
 	if err != nil {
 		return false, err
 	}
-	if s.base.Load() != floor {
+	if w.h.s.base.Load() != w.floor {
 		return true, nil // entries may have gone from the index into the base
 	}
 	clear(w.last[:])
-	newest(w.buf.pieces, first*digest.Chunk, w.last[:])
-	keep, err := w.sum(durable)
+	newest(w.buf.pieces, w.first*digest.Chunk, w.last[:])
+	keep, err := w.sum()
 	if err == nil {
-		file.write(w.h.key, turn, first, keep[:w.n])
-		return false, nil
-	}
-	if errors.Is(err, journal.ErrDropped) && s.base.Load() != floor {
-		return true, nil
+		w.h.file.write(w.h.key, w.turn, w.first, keep[:w.n])
 	}
 	return false, err
 }
@@ -237,7 +256,7 @@ func (w *hashing) run(ctx context.Context) (again bool, err error) {
 // sum fills sums from what is known and from the volume, and tells what may be
 // kept: everything below the newest durable seq is durable; at that seq, sync
 // records may follow.
-func (w *hashing) sum(durable uint64) (keep [hashStep / digest.Chunk]kept, err error) {
+func (w *hashing) sum() (keep [hashStep / digest.Chunk]kept, err error) {
 	for i := range w.n {
 		p := w.piece(i)
 		whole := p.Len == digest.Chunk && p.End() <= w.synced
@@ -249,8 +268,8 @@ func (w *hashing) sum(durable uint64) (keep [hashStep / digest.Chunk]kept, err e
 		if err != nil {
 			return keep, err
 		}
-		if whole && !hole && durable > 0 && w.last[i] <= durable {
-			keep[i] = kept{seq: durable - 1, sum: w.sums[i], ok: true}
+		if whole && !hole && w.durable > 0 && w.last[i] <= w.durable {
+			keep[i] = kept{seq: w.durable - 1, sum: w.sums[i], ok: true}
 		}
 	}
 	return keep, nil

@@ -153,13 +153,24 @@ func (w *world) op(id journal.VolumeID) op {
 	return o
 }
 
-func (w *world) writes(n int) {
+func (w *world) writes(n int) { w.append(w.draw(n)) }
+
+// draw makes up a batch of writes, and has the model know it.
+func (w *world) draw(n int) journal.Batch {
+	var ops []op
+	for range n {
+		ops = append(ops, w.op(journal.VolumeID(1+w.r.IntN(volumes))))
+	}
+	return w.batch(ops...)
+}
+
+// batch is a batch of writes, which the model knows then.
+func (w *world) batch(ops ...op) journal.Batch {
 	first := w.s.Log().Appended() + 1
 	b := journal.Batch{Kind: journal.KindWrites, Epoch: w.epoch, First: first}
 	var region []byte
-	for i := range n {
+	for i, o := range ops {
 		w.clock = w.clock.Add(time.Second)
-		o := w.op(journal.VolumeID(1 + w.r.IntN(volumes)))
 		o.seq = first + journal.Seq(i)
 		h := journal.Header{Op: journal.OpWrite, Volume: o.vol, Seq: o.seq, Off: o.off, Len: uint32(o.n), PayloadLen: uint32(len(o.data)), Time: w.clock.UnixNano()}
 		if o.data == nil {
@@ -173,6 +184,10 @@ func (w *world) writes(n int) {
 		w.ops = append(w.ops, o)
 	}
 	b.Regions = [][]byte{region}
+	return b
+}
+
+func (w *world) append(b journal.Batch) {
 	must(w.t, w.s.Log().Append(b))
 	w.highest = max(w.highest, w.s.Log().Appended())
 }
