@@ -129,3 +129,30 @@ func TestVMsOfAnAgentWithoutARecord(t *testing.T) {
 		t.Errorf("its VMs are %+v", vms)
 	}
 }
+
+// lost is a connection that is lost in the middle of every call.
+type lost struct{}
+
+func (lost) call(context.Context, string, string, any, any) error {
+	return errors.New("the connection has ended")
+}
+func (lost) get(string) (*agentLink, bool) { return nil, false }
+
+// A stop of which nobody knows whether the agent heard it is an error, and still what
+// the group is meant to do: it can be stopped, or protected, again.
+func TestStopThatWasNotAnswered(t *testing.T) {
+	g := &agentGroup{agents: lost{}}
+	for range 2 {
+		if err := g.Again(); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Stop(t.Context()); err == nil {
+			t.Fatal("nobody says that the agent did not answer")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), deadline)
+		if err := g.Run(ctx); err != nil || ctx.Err() != nil {
+			t.Errorf("it runs still: %v", err)
+		}
+		cancel()
+	}
+}

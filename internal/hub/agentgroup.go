@@ -121,12 +121,12 @@ func (g *agentGroup) Pause(ctx context.Context) error {
 }
 
 // Stop implements Life. An agent that is away hears of it when it comes back:
-// its host may be gone for good.
+// its host may be gone for good. Run ends in any case, because Stop is what the
+// group is meant to do from now on, and Again waits for that.
 func (g *agentGroup) Stop(ctx context.Context) error {
 	err := g.order(ctx, protect.GoalStop, protect.StateStopped)
-	var away *agentAwayError
-	if err != nil && !errors.As(err, &away) {
-		return err
+	if away := (*agentAwayError)(nil); errors.As(err, &away) {
+		err = nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -135,7 +135,7 @@ func (g *agentGroup) Stop(ctx context.Context) error {
 	default:
 		close(g.mu.stopped)
 	}
-	return nil
+	return err
 }
 
 // hear takes the agent's word on how the group is; now is its clock, ns since
