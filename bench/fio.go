@@ -21,6 +21,7 @@ type load struct {
 	rate  int           // at most so many requests per second; 0: no limit
 	sizes string        // "4k-64k": of the requests, at random, instead of block
 	bytes int           // at most so many per second; 0: no limit
+	fresh bool          // every request has data of its own, so that nothing can be compressed
 }
 
 // measured is what fio found.
@@ -61,6 +62,9 @@ func fio(ctx context.Context, l load) (measured, error) {
 		args = append(args, "--time_based", fmt.Sprintf("--runtime=%d", int(l.run.Seconds())))
 	} else {
 		args = append(args, fmt.Sprintf("--io_size=%d", int64(l.count)*int64(l.block)))
+	}
+	if l.fresh {
+		args = append(args, "--refill_buffers")
 	}
 	if l.sizes != "" {
 		args = append(args, "--bsrange="+l.sizes)

@@ -86,7 +86,7 @@ func catchUp(ctx context.Context, h *host, n *shaped) (mbPerSecond float64, err 
 		return 0, err
 	}
 	m, err := fio(ctx, load{uri: unixURI(h.vms[0].socket, "vol"), rw: "randwrite", block: 64 << 10, depth: 8, size: 2 * catchupBytes,
-		count: catchupBytes / (64 << 10), bytes: 150 << 20})
+		count: catchupBytes / (64 << 10), bytes: 150 << 20, fresh: true})
 	if err != nil {
 		return 0, err
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // compareVolume in bytes, all of it data.
-const compareVolume = 2 << 30
+const compareVolume = 4 << 30
 
 // compareRow compares the sync after a QEMU was killed with reading the volume
 // over the same export.

@@ -6,45 +6,66 @@ import (
 
 	"github.com/rephub/rephub/internal/host"
 	"github.com/rephub/rephub/internal/protect"
+	"github.com/rephub/rephub/internal/relay"
+	"github.com/rephub/rephub/journal"
 )
 
 const (
-	// reportEvery is how often the hub hears how the groups are.
-	reportEvery = 500 * time.Millisecond
+	// reportEvery is how often the hub hears how the groups are, lookEvery how
+	// soon it hears that a group is in another state.
+	reportEvery, lookEvery = 500 * time.Millisecond, 50 * time.Millisecond
 	// reportAtOnce bounds the groups in one call, so that it fits.
 	reportAtOnce = 32
 )
 
-// report tells the hub how the groups are, until ctx ends.
+// reporter tells the hub how the groups are.
+type reporter struct {
+	a    *Agent
+	last time.Time     // of a report about all
+	trip time.Duration // of the last one
+	told map[journal.GroupID]protect.State
+}
+
+// report tells the hub until ctx ends.
 func (a *Agent) report(ctx context.Context) {
-	var trip time.Duration
-	for sleep(ctx, reportEvery) {
+	r := reporter{a: a, told: map[journal.GroupID]protect.State{}}
+	for sleep(ctx, lookEvery) {
 		conn, err := a.up.now()
 		if err != nil {
 			continue
 		}
-		var batch host.Statuses
-		send := func() {
-			if len(batch.Groups) == 0 {
-				return
-			}
-			began := time.Now()
-			batch.Now, batch.Trip = began.UnixNano(), trip
-			ask, cancel := context.WithTimeout(ctx, dialPatience)
-			defer cancel()
-			if err := conn.Call(ask, host.CallStatus, batch, nil); err != nil {
-				a.cfg.Logger.Debug("tell the hub how the groups are", "err", err)
-			}
-			trip = time.Since(began)
-			batch.Groups = nil
-		}
+		all := time.Since(r.last) > reportEvery
+		var batch []host.Status
 		for _, g := range a.groups.all() {
-			batch.Groups = append(batch.Groups, g.status(time.Now()))
-			if len(batch.Groups) == reportAtOnce {
-				send()
+			s := g.status(time.Now())
+			if !all && s.State == r.told[s.ID] {
+				continue
+			}
+			if batch = append(batch, s); len(batch) == reportAtOnce {
+				r.send(ctx, conn, batch)
+				batch = nil
 			}
 		}
-		send()
+		if len(batch) > 0 {
+			r.send(ctx, conn, batch)
+		}
+		if all {
+			r.last = time.Now()
+		}
+	}
+}
+
+func (r *reporter) send(ctx context.Context, conn *relay.Conn, batch []host.Status) {
+	began := time.Now()
+	ask, cancel := context.WithTimeout(ctx, dialPatience)
+	defer cancel()
+	if err := conn.Call(ask, host.CallStatus, host.Statuses{Now: began.UnixNano(), Trip: r.trip, Groups: batch}, nil); err != nil {
+		r.a.cfg.Logger.Debug("tell the hub how the groups are", "err", err)
+		return
+	}
+	r.trip = time.Since(began)
+	for _, s := range batch {
+		r.told[s.ID] = s.State
 	}
 }
 
