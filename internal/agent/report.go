@@ -35,6 +35,9 @@ func (a *Agent) report(ctx context.Context) {
 			continue
 		}
 		all := time.Since(r.last) > reportEvery
+		if all {
+			clear(r.told) // of groups that have gone, too
+		}
 		var batch []host.Status
 		for _, g := range a.groups.all() {
 			s := g.status(time.Now())

@@ -27,6 +27,11 @@ func (h *Hub) Unprotect(_ context.Context, group string, keepHistory bool) (api.
 	}
 	return h.tasks.start("unprotect", group, func(ctx context.Context, progress func(api.Progress)) (any, error) {
 		progress(api.Progress{Step: "taking the taps away"})
+		if agent := e.record().Agent; agent != "" {
+			if _, ok := h.agents.get(agent); !ok {
+				progress(api.Progress{Step: "agent " + h.agents.name(ctx, agent) + " is away: it takes the taps away when it is back"})
+			}
+		}
 		return nil, h.remove(ctx, e, keepHistory)
 	})
 }

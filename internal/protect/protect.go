@@ -254,7 +254,7 @@ func New(deps Deps, spec Spec, cfg Config) (*Group, error) {
 	return g, nil
 }
 
-const starting = "the hub has just started"
+const starting = "protection has just begun to run"
 
 // Tag is the mark of a group in the names that it gives inside a VM.
 func Tag(id journal.GroupID) vm.GroupTag { return vm.GroupTag(id.String()[:8]) }
