@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -131,13 +132,23 @@ func (g *group) newLife(s *spool) (*protect.Group, error) {
 	}
 	return protect.New(protect.Deps{
 		Replica: replica, FS: vfs.OS(), Keeper: a.keeper.Get, Logger: a.cfg.Logger,
-		OpenVM: func(ctx context.Context, ref protect.VMRef) (vm.VM, error) { return a.vms.open(ctx, ref.Name) },
+		OpenVM: func(ctx context.Context, ref protect.VMRef) (vm.VM, error) { return g.openVM(ctx, ref.Name) },
 		GrantEpoch: func(ctx context.Context, id journal.GroupID, after journal.Epoch) (journal.Epoch, error) {
 			var granted host.Granted
 			err := a.up.call(ctx, host.CallGrant, host.Grant{Group: id, After: after}, &granted)
 			return granted.Epoch, err
 		},
 	}, ps, protect.Config{ReaderDir: a.data.join("run"), TapTCP: a.cfg.TapTCP})
+}
+
+// openVM connects to one of the group's VMs.
+func (g *group) openVM(ctx context.Context, name string) (vm.VM, error) {
+	spec := g.spec()
+	i := slices.IndexFunc(spec.VMs, func(v host.VM) bool { return v.Name == name })
+	if i < 0 {
+		return g.a.vms.open(ctx, host.VM{Name: name})
+	}
+	return g.a.vms.open(ctx, spec.VMs[i])
 }
 
 // openSpool opens the spool that is there, or makes one where the hub's journal

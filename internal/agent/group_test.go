@@ -19,6 +19,8 @@ import (
 	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/relay"
 	"github.com/rephub/rephub/internal/vfs"
+	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/internal/vm/discover"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -238,5 +240,49 @@ func TestUnreadableGroup(t *testing.T) {
 	must(t, specKind.Read(vfs.OS(), filepath.Join(a.groups.path(testGroup), specFile), &r))
 	if r.VMs[0].QMP != "/run/vm.sock" {
 		t.Errorf("the VM is at %+v", r.VMs)
+	}
+}
+
+// otherVM is a VM that says who it is and nothing else.
+type otherVM struct {
+	vm.VM
+	uuid string
+}
+
+func (o otherVM) Identity() vm.Identity { return vm.Identity{UUID: o.uuid} }
+func (otherVM) Done() <-chan struct{}   { return nil }
+func (otherVM) Close() error            { return nil }
+
+// A name, or a socket, that another VM has got is not enough to be tapped as the one
+// before. That one is still found where it was.
+func TestAnotherVMOfTheName(t *testing.T) {
+	a := testAgent(t)
+	a.vms.pool = vm.NewPool(func(_ context.Context, qmp string) (vm.VM, error) { return otherVM{uuid: qmp}, nil })
+	a.vms.set([]discover.Found{{Name: "vm", QMP: "new"}})
+	for _, c := range []struct {
+		was  host.VM
+		want string // UUID
+	}{
+		{host.VM{Name: "vm", QMP: "old"}, "new"},
+		{host.VM{Name: "vm", QMP: "old", UUID: "new"}, "new"},
+		{host.VM{Name: "vm", QMP: "old", UUID: "old"}, "old"},
+		{host.VM{Name: "vm", QMP: "old", UUID: "none"}, ""},
+		{host.VM{Name: "vm", QMP: "new", UUID: "old"}, ""},
+	} {
+		spec := testSpec(protect.GoalProtect)
+		spec.VMs[0] = c.was
+		m, err := still(t, a, spec).openVM(t.Context(), "vm")
+		if c.want == "" {
+			var h interface{ Hint() string }
+			if !errors.Is(err, vm.ErrGone) || !errors.As(err, &h) || h.Hint() == "" {
+				t.Errorf("%+v: %v", c.was, err)
+			}
+			continue
+		}
+		must(t, err)
+		if is := m.Identity().UUID; is != c.want {
+			t.Errorf("%+v: it is %s", c.was, is)
+		}
+		must(t, m.Close())
 	}
 }

@@ -93,14 +93,33 @@ func (m *machines) ref(name string) protect.VMRef {
 	return protect.VMRef{Name: name, QMP: v.QMP, NBDServer: v.NBDServer}
 }
 
-// open gives a share of the connection to a VM's monitor.
-func (m *machines) open(ctx context.Context, name string) (vm.VM, error) {
-	v, ok := m.find(name)
+// open gives a share of the connection to a VM's monitor. It must be the VM that was
+// protected: another one that has got its name, or its socket, is not. vm.ErrGone if
+// there is only that one.
+func (m *machines) open(ctx context.Context, was host.VM) (vm.VM, error) {
+	v, ok := m.find(was.Name)
 	if !ok {
-		return nil, vm.WithHint(fmt.Errorf("no VM %s is found on this host", name), "rephub vm list shows those that are; see the agent's --qmp-glob and --libvirt")
+		return nil, vm.WithHint(fmt.Errorf("no VM %s is found on this host", was.Name), "rephub vm list shows those that are; see the agent's --qmp-glob and --libvirt")
 	}
-	return m.pool.Get(ctx, v.QMP)
+	c, err := m.pool.Get(ctx, v.QMP)
+	if err == nil && !isVM(c, was) && was.QMP != "" && was.QMP != v.QMP {
+		_ = c.Close() // the name went to another one, which does not end this one
+		c, err = m.pool.Get(ctx, was.QMP)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !isVM(c, was) {
+		is := c.Identity().UUID
+		_ = c.Close()
+		return nil, vm.WithHint(fmt.Errorf("the VM %s is another one than the one that was protected: its UUID is %q and not %s (%w)", was.Name, is, was.UUID, vm.ErrGone),
+			"give one of the two another name; if it took the other's place, unprotect the group and protect the VM anew")
+	}
+	return c, nil
 }
+
+// isVM tells whether the VM is the one that was protected, as far as that is known.
+func isVM(c vm.VM, was host.VM) bool { return was.UUID == "" || c.Identity().UUID == was.UUID }
 
 // inspect asks a VM about itself.
 func (m *machines) inspect(ctx context.Context, name string) (api.VM, error) {

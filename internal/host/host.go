@@ -45,6 +45,7 @@ type VM struct {
 	Name      string `json:"name"`
 	QMP       string `json:"qmp"`
 	NBDServer string `json:"nbd_server,omitempty"`
+	UUID      string `json:"uuid,omitempty"`   // of a group's VM, if it has one: names are given again
 	Reason    string `json:"reason,omitempty"` // why it cannot be used, if so
 }
 

@@ -70,7 +70,7 @@ func (g *agentGroup) moved(r groupRecord) {
 func wanted(r groupRecord, goal protect.Goal) host.Group {
 	out := host.Group{ID: r.ID, Name: r.Name, Hub: r.Hub, Goal: goal, Volumes: volumesOf(r)}
 	for _, m := range r.VMs {
-		out.VMs = append(out.VMs, host.VM{Name: m.Name, QMP: m.QMP, NBDServer: m.NBDServer})
+		out.VMs = append(out.VMs, host.VM{Name: m.Name, QMP: m.QMP, NBDServer: m.NBDServer, UUID: m.UUID})
 	}
 	return out
 }
