@@ -98,10 +98,15 @@ func (s *spool) reclaim() {
 	s.count()
 }
 
-// count tells the budget what the spool has.
+// count tells the budget what the spool has. When the hub has all of it, that is
+// nothing: the last segment stays, and must keep nobody from going on.
 func (s *spool) count() {
 	s.order.Lock()
 	defer s.order.Unlock()
+	if s.sender.Durable().Serial >= s.Log.Serial() {
+		s.share.set(0)
+		return
+	}
 	s.share.set(s.Log.Bytes())
 }
 

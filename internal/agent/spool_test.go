@@ -159,6 +159,33 @@ func ship(t *testing.T, s *spool, log *journal.Log) (ctx context.Context, stop f
 	return ctx, func() { cancel(); wg.Wait() }
 }
 
+// A spool that was begun with more room has a last segment that is larger than all
+// the room there is now. It goes on once the hub has it.
+func TestSpoolOfALargerOne(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "hub")
+	must(t, os.MkdirAll(dir, 0o700))
+	log, err := journal.Create(vfs.OS(), dir, journal.GroupID{0x6f, 1}, journal.Options{})
+	must(t, err)
+	defer log.Close()
+	s := testSpool(t, &budget{limit: defaultSpool}, 1, log.End())
+	for s.Bytes() < minSpool+8<<20 {
+		must(t, s.Append(writes(s.Appended(), 16, 64<<10)))
+	}
+	must(t, s.close())
+	s, err = openSpool(vfs.OS(), s.dir, s.Group(), &budget{limit: minSpool}, slog.New(slog.DiscardHandler))
+	must(t, err)
+	defer s.close()
+	if err := s.Append(writes(s.Appended(), 1, 512)); err == nil {
+		t.Fatal("it has room")
+	}
+	ctx, stop := ship(t, s, log)
+	defer stop()
+	for range 40 {
+		must(t, s.Settled(ctx))
+		must(t, s.Append(writes(s.Appended(), 16, 64<<10)))
+	}
+}
+
 // slowDisk syncs nothing while the lock is held.
 type slowDisk struct {
 	vfs.FS
