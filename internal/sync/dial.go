@@ -47,7 +47,7 @@ func greet(conn io.ReadWriteCloser, r *frames) (*remote, error) {
 		_, err := refusal(body)
 		return nil, err
 	}
-	if err := checkMagic(body); err != nil {
+	if err := checkHello(r, t, body, welcomeLen); err != nil {
 		return nil, err
 	}
 	body = body[helloSize:]
@@ -64,12 +64,17 @@ func greet(conn io.ReadWriteCloser, r *frames) (*remote, error) {
 	return c, nil
 }
 
-func checkMagic(body []byte) error {
+// checkHello checks what hello and welcome begin with; of our version, they have
+// size bytes.
+func checkHello(r *frames, t frameType, body []byte, size int) error {
 	if !bytes.HasPrefix(body, []byte(wireMagic)) {
-		return fmt.Errorf("%w: the stream begins with %q", ErrVersion, body[:len(wireMagic)])
+		return r.wrong(t, "magic is %q", body[:len(wireMagic)])
 	}
 	if v := binary.LittleEndian.Uint32(body[len(wireMagic):]); v != wireVersion {
 		return fmt.Errorf("%w: it is %d, this rephub knows %d", ErrVersion, v, wireVersion)
+	}
+	if len(body) != size {
+		return r.wrong(t, "it has %d bytes, %d are right", len(body), size)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	stdsync "sync"
 	"testing"
 
@@ -168,6 +169,35 @@ func TestRemoteBadArguments(t *testing.T) {
 	}
 	if _, err := c.Differing(t.Context(), 0, Block, make([]byte, 7), nil); err == nil {
 		t.Error("data of another length was compared")
+	}
+}
+
+// Each side tells the other one that it is of another release.
+func TestRemoteVersions(t *testing.T) {
+	a, b := socketPair(t)
+	served := make(chan error, 1)
+	go func() { served <- ServeCurrent(t.Context(), b, newHashes(t, newMemory(testSize))) }()
+	hello := binary.LittleEndian.AppendUint32(append(newFrame(typeHello, helloSize), wireMagic...), 9)
+	if _, err := a.Write(sealFrame(append(hello, "and more"...))); err != nil {
+		t.Fatal(err)
+	}
+	typ, body, err := readFrames(a).read(typeRefusal)
+	if err != nil || typ != typeRefusal {
+		t.Fatalf("type %d, %v", typ, err)
+	}
+	var e *RefusalError
+	if _, err := refusal(body); !errors.As(err, &e) || !strings.Contains(e.Reason, "it is 9, this rephub knows 1") {
+		t.Errorf("refused with %v", err)
+	}
+	if err := <-served; !errors.Is(err, ErrVersion) {
+		t.Errorf("the server ended with %v", err)
+	}
+	a, b = socketPair(t)
+	if _, err := b.Write(welcomeFrame(9, testSize)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := DialCurrent(t.Context(), a); !errors.Is(err, ErrVersion) {
+		t.Errorf("the client ended with %v", err)
 	}
 }
 

@@ -76,9 +76,9 @@ var requests = stdsync.Pool{New: func() any { return new(request) }}
 
 // receive reads requests and has them answered. It ends with io.EOF when the
 // client has closed the stream in order.
-func (s *server) receive(ctx context.Context, conn io.Reader, g *errgroup.Group) error {
+func (s *server) receive(ctx context.Context, conn io.ReadWriter, g *errgroup.Group) error {
 	r := readFrames(conn)
-	if err := s.greet(ctx, r); err != nil {
+	if err := s.greet(ctx, conn, r); err != nil {
 		return err
 	}
 	free := make(chan struct{}, serveWorkers)
@@ -106,13 +106,14 @@ func (s *server) receive(ctx context.Context, conn io.Reader, g *errgroup.Group)
 	}
 }
 
-func (s *server) greet(ctx context.Context, r *frames) error {
-	_, body, err := r.read(typeHello)
+func (s *server) greet(ctx context.Context, conn io.Writer, r *frames) error {
+	t, body, err := r.read(typeHello)
 	if err != nil {
 		return err
 	}
-	if err := checkMagic(body); err != nil {
-		return errors.Join(err, s.send(ctx, refuse(0, err)))
+	if err := checkHello(r, t, body, helloSize); err != nil {
+		_, werr := conn.Write(sealFrame(refuse(0, err))) // now: the stream ends with the return
+		return errors.Join(err, werr)
 	}
 	secret := s.h.Secret()
 	if s.hash, err = digest.New(secret); err != nil {

@@ -64,8 +64,8 @@ const (
 
 // limits of the body's length.
 var limits = map[frameType][2]int{
-	typeHello:   {helloSize, helloSize},
-	typeWelcome: {welcomeLen, welcomeLen},
+	typeHello:   {helloSize, helloSize + maxReason}, // of other versions, too
+	typeWelcome: {helloSize, welcomeLen + maxReason},
 	typeCompare: {3 + digest.Size, 3*binary.MaxVarintLen64 + (maxCompare/digest.Chunk+1)*digest.Size},
 	typeZeroes:  {3, 3 * binary.MaxVarintLen64},
 	typeAnswer:  {2, maxAnswer},
