@@ -103,7 +103,7 @@ func (s *Store) hashFile(id journal.VolumeID) *hashFile {
 	h := s.mu.hashes[id]
 	if h == nil {
 		name := filepath.Join(s.dir, hashesName, fmt.Sprintf("V%d", id))
-		h = &hashFile{fs: s.fs, name: name, volume: uint32(id), logger: s.cfg.Logger}
+		h = &hashFile{fs: s.fs, name: name, volume: uint32(id), had: s.opened, logger: s.cfg.Logger}
 		s.mu.hashes[id] = h
 	}
 	return h

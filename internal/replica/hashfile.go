@@ -57,6 +57,7 @@ type hashFile struct {
 	fs     vfs.FS
 	name   string
 	volume uint32
+	had    uint64 // last seq of the journal when it was opened
 	logger *slog.Logger
 
 	// turn counts the times that hashes were forgotten: what was read of the
@@ -89,11 +90,38 @@ func (h *hashFile) open() error {
 	var head [hashHead]byte
 	if _, err := f.ReadAt(head[:], 0); err == nil || errors.Is(err, io.EOF) {
 		if err = h.decodeHead(head[:]); err == nil {
+			err = h.checkEnd()
+		}
+		if err == nil {
 			return nil
 		}
 	}
 	h.logger.Warn("kept hashes are thrown away", "file", h.name, "err", err)
 	return h.drop()
+}
+
+// checkEnd looks for hashes of what the journal did not have when it was opened:
+// it was put back from an older copy, or its disk has lost what was durable. Which
+// of the others are of before, nobody knows.
+func (h *hashFile) checkEnd() error {
+	page := make([]byte, 64<<10)
+	at := recordAt(0)
+	for {
+		n, err := h.f.ReadAt(page, at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("read kept hashes: %w", err)
+		}
+		for i := 0; i+hashRecord <= n; i += hashRecord {
+			chunk := (at + int64(i) - hashPage) / hashRecord
+			if k := h.decode(chunk, page[i:i+hashRecord]); k.ok && k.seq >= h.had {
+				return fmt.Errorf("%w: chunk %d has a hash of seq %d, the journal ended at %d", ErrCorrupt, chunk, k.seq, h.had)
+			}
+		}
+		if err != nil || n == 0 {
+			return nil
+		}
+		at += int64(n)
+	}
 }
 
 func (h *hashFile) decodeHead(p []byte) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,7 +23,7 @@ import (
 // newHashFile is an empty file of kept hashes in a file system of its own.
 func newHashFile(t *testing.T, fs vfs.FS) *hashFile {
 	t.Helper()
-	h := &hashFile{fs: fs, name: "/V1", volume: 1, logger: slog.New(slog.DiscardHandler)}
+	h := &hashFile{fs: fs, had: math.MaxUint64, name: "/V1", volume: 1, logger: slog.New(slog.DiscardHandler)}
 	must(t, h.ready(digest.Sum{1}))
 	return h
 }
@@ -105,7 +106,7 @@ func TestHashFileRecordsStayWhereTheyAre(t *testing.T) {
 	if h.decode(0, record).ok {
 		t.Error("the record of a file that is gone is believed")
 	}
-	other := &hashFile{fs: fs, name: "/V1", volume: 2, logger: h.logger}
+	other := &hashFile{fs: fs, had: math.MaxUint64, name: "/V1", volume: 2, logger: h.logger}
 	must(t, other.ready(digest.Sum{1}))
 	if other.f != nil {
 		t.Error("another volume's file is believed")
@@ -115,7 +116,7 @@ func TestHashFileRecordsStayWhereTheyAre(t *testing.T) {
 
 func FuzzHashFile(f *testing.F) {
 	fs := crashfs.New()
-	h := &hashFile{fs: fs, name: "/V1", volume: 1, logger: slog.New(slog.DiscardHandler)}
+	h := &hashFile{fs: fs, had: math.MaxUint64, name: "/V1", volume: 1, logger: slog.New(slog.DiscardHandler)}
 	must(f, h.ready(digest.Sum{1}))
 	h.write(digest.Sum{1}, h.turn.Load(), 0, []kept{{seq: 7, ok: true}, {seq: 8, ok: true}})
 	must(f, h.close())

@@ -54,6 +54,8 @@ type Store struct {
 	dir string
 	cfg Config
 	log *journal.Log
+	// opened is the last seq of the journal when it was opened.
+	opened uint64
 
 	// base is the manifest's Base: reads look into the journal above it, and
 	// take it anew when what they found was dropped meanwhile.
@@ -161,7 +163,7 @@ func Open(fs vfs.FS, dir string, cfg Config) (*Store, error) {
 }
 
 func newStore(fs vfs.FS, dir string, m Manifest, cfg Config, log *journal.Log) *Store {
-	s := &Store{fs: fs, dir: dir, cfg: cfg, log: log}
+	s := &Store{fs: fs, dir: dir, cfg: cfg, log: log, opened: uint64(log.Appended())}
 	s.mu.manifest = m
 	s.mu.bases = map[journal.VolumeID]*Base{}
 	s.mu.hashes = map[journal.VolumeID]*hashFile{}
