@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/host"
 	"github.com/rephub/rephub/internal/relay"
@@ -25,7 +26,11 @@ type obedient struct {
 	forgot []journal.GroupID
 }
 
-func (o *obedient) obey(_ context.Context, _, method string, params json.RawMessage) (any, error) {
+func (o *obedient) obey(ctx context.Context, _, method string, params json.RawMessage) (any, error) {
+	if method == "hang" {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch method {
@@ -154,5 +159,21 @@ func TestStopThatWasNotAnswered(t *testing.T) {
 			t.Errorf("it runs still: %v", err)
 		}
 		cancel()
+	}
+}
+
+// Whoever waits for an agent that restarts hears that it will do what was asked.
+func TestConnectionLostInACall(t *testing.T) {
+	r := newAgentsRig(t, nil)
+	id := r.agent("kvm1")
+	conn := r.obeys(id, &obedient{})
+	said := make(chan error, 1)
+	go func() { said <- r.agents.call(t.Context(), id.Agent().ID.String(), "hang", nil, nil) }()
+	if err := conn.Call(t.Context(), host.CallHello, host.Hello{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	if err := api.AsError(<-said); err.Code != api.CodeUnavailable || err.Hint == "" {
+		t.Errorf("lost: %+v", err)
 	}
 }

@@ -204,10 +204,16 @@ func (a *agents) call(ctx context.Context, id, method string, params, result any
 	if !ok {
 		return &agentAwayError{a.name(ctx, id)}
 	}
-	if err := l.conn.Call(ctx, method, params, result); err != nil {
-		return fmt.Errorf("agent %s: %w", l.Name, err)
+	err := l.conn.Call(ctx, method, params, result)
+	var own *relay.RemoteError
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &own) && l.conn.Err() != nil:
+		return api.Errorf(api.CodeUnavailable, "agent %s: %v", l.Name, err).
+			WithHint("the connection was lost meanwhile; what a group is meant to do is noted, and the agent does it when it is back")
 	}
-	return nil
+	return fmt.Errorf("agent %s: %w", l.Name, err)
 }
 
 // name is what people call an agent; its id when nobody knows, and nothing for
