@@ -3,6 +3,7 @@ package sync
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -22,6 +23,9 @@ func Full(ctx context.Context, src Source, base Base, opt FullOptions) error {
 	}
 	if opt.CheckpointEvery == 0 {
 		opt.CheckpointEvery = 256 << 20
+	}
+	if opt.CheckpointAfter == 0 {
+		opt.CheckpointAfter = 5 * time.Second
 	}
 	f := &full{src: src, base: base, opt: &opt, meter: newMeter(&opt.Options, opt.From, size)}
 	f.low.low = opt.From
@@ -43,15 +47,17 @@ func (f *full) run(ctx context.Context, r block.Range) error {
 	g, ctx := errgroup.WithContext(ctx)
 	due := make(chan struct{}, 1)
 	g.Go(func() error {
-		last := f.opt.From
+		last, at := f.opt.From, f.opt.Now()
 		for range due {
-			if f.low.get()-last < f.opt.CheckpointEvery {
+			more := f.low.get() - last
+			if more == 0 || more < f.opt.CheckpointEvery && f.opt.Now().Sub(at) < f.opt.CheckpointAfter {
 				continue
 			}
 			var err error
 			if last, err = f.checkpoint(); err != nil {
 				return err
 			}
+			at = f.opt.Now()
 		}
 		return nil
 	})

@@ -57,6 +57,21 @@ func TestFullFindsZeroes(t *testing.T) {
 	}
 }
 
+// A sync that is slow notes how far it is by time, too.
+func TestFullNotesItsProgressInTime(t *testing.T) {
+	src, base := newMemory(testSize).fill(3, 0.5), newMemory(testSize)
+	var clock atomic.Int64
+	notes := 0
+	opt := FullOptions{CheckpointEvery: 1 << 40, CheckpointAfter: time.Second, Checkpoint: func(int64) error { notes++; return nil }}
+	opt.Now = func() time.Time { return time.Unix(clock.Add(1), 0) } // each look a second later
+	if err := Full(t.Context(), source{src}, base, opt); err != nil {
+		t.Fatal(err)
+	}
+	if notes < 2 {
+		t.Errorf("%d checkpoints, with the one at the end", notes)
+	}
+}
+
 // A sync that stops at any operation, and is resumed from its last checkpoint on
 // a base that lost everything not synced, ends with an equal base.
 func TestFullResumes(t *testing.T) {

@@ -92,6 +92,10 @@ type FullOptions struct {
 	// CheckpointEvery is the number of bytes between checkpoints; 256 MiB. Each
 	// starts a sync beside the reads, so that little is left for the last one.
 	CheckpointEvery int64
+	// CheckpointAfter is the time after which there is one anyhow; 5 s. What was
+	// copied since the last is copied again when the way to the base breaks, and on
+	// a slow way that breaks often the sync would never end.
+	CheckpointAfter time.Duration
 }
 
 // RangesOptions are those of a bitmap sync.
