@@ -2,17 +2,14 @@ package replica
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"sync"
 
 	"github.com/rephub/rephub/block"
 	"github.com/rephub/rephub/internal/digest"
-	"github.com/rephub/rephub/internal/vfs/sealed"
 	"github.com/rephub/rephub/journal"
 	"github.com/rephub/rephub/journal/index"
 )
@@ -27,18 +24,6 @@ type Hashes struct {
 	secret digest.Secret
 	hash   *digest.Hasher
 	key    digest.Sum // identity of the secret
-}
-
-const (
-	hashesName = "hashes"
-	secretName = "secret.json"
-)
-
-var secretKind = sealed.Kind{Magic: "rephub-hash-secret", Version: 1}
-
-// hashSecret is the body of the secret's file.
-type hashSecret struct {
-	Secret []byte `json:"secret"`
 }
 
 // Hashes gives a volume's hashes. The group's secret is made when it is first
@@ -60,40 +45,6 @@ func (s *Store) Hashes(id journal.VolumeID) (*Hashes, error) {
 		s.cfg.Logger.Warn("kept hashes cannot be used", "volume", id, "err", err)
 	}
 	return h, nil
-}
-
-// hashSecret reads or makes the group's secret. One that is damaged is replaced;
-// what was hashed with it is worth nothing then.
-func (s *Store) hashSecret() (digest.Secret, error) {
-	s.hashing.Lock()
-	defer s.hashing.Unlock()
-	dir := filepath.Join(s.dir, hashesName)
-	name := filepath.Join(dir, secretName)
-	var body hashSecret
-	err := secretKind.Read(s.fs, name, &body)
-	if err == nil && len(body.Secret) == len(digest.Secret{}) {
-		return digest.Secret(body.Secret), nil
-	}
-	switch {
-	case err == nil, errors.Is(err, ErrCorrupt):
-		s.cfg.Logger.Warn("the secret of the hashes is damaged: a new one is made", "file", name, "err", err)
-	case !errors.Is(err, os.ErrNotExist):
-		return digest.Secret{}, err
-	}
-	if err := s.fs.MkdirAll(dir, 0o700); err != nil {
-		return digest.Secret{}, err
-	}
-	if err := s.fs.SyncDir(s.dir); err != nil {
-		return digest.Secret{}, err
-	}
-	body.Secret = make([]byte, len(digest.Secret{}))
-	if _, err := rand.Read(body.Secret); err != nil {
-		return digest.Secret{}, err
-	}
-	if err := secretKind.Write(s.fs, name, body); err != nil {
-		return digest.Secret{}, err
-	}
-	return digest.Secret(body.Secret), nil
 }
 
 // hashFile is the file of a volume's kept hashes; there need not be one.
@@ -172,6 +123,28 @@ func (h *Hashes) Pieces(ctx context.Context, r block.Range, dst []digest.Sum) ([
 	return dst, nil
 }
 
+// Keep makes the hashes that are missing, so that the next compare does not have
+// to. pace is called after n bytes were hashed, and may wait; its error ends Keep.
+func (h *Hashes) Keep(ctx context.Context, pace func(ctx context.Context, n int64) error) error {
+	buf := hashBuffers.Get().(*hashBuffer)
+	defer hashBuffers.Put(buf)
+	synced := h.s.SyncProgress(h.latest.id)
+	for at := int64(0); at < min(synced, h.Size()); at += hashStep {
+		w := hashing{h: h, buf: buf, r: block.Range{Off: at, Len: min(hashStep, h.Size()-at)}, synced: synced}
+		again, err := w.run(ctx)
+		for again && err == nil {
+			again, err = w.run(ctx)
+		}
+		if err == nil && w.hashed > 0 {
+			err = pace(ctx, w.hashed)
+		}
+		if err != nil {
+			return fmt.Errorf("hash volume %d at %d: %w", h.latest.id, at, err)
+		}
+	}
+	return nil
+}
+
 // hashing is the work on the pieces of one step.
 type hashing struct {
 	h      *Hashes
@@ -183,12 +156,13 @@ type hashing struct {
 	floor   uint64 // what the base holds
 	durable uint64 // seq
 
-	im    image
-	first int64 // chunk
-	n     int
-	sums  [hashStep / digest.Chunk]digest.Sum
-	known [hashStep / digest.Chunk]kept
-	last  [hashStep / digest.Chunk]uint64 // newest seq that touched the piece, + 1
+	im     image
+	first  int64 // chunk
+	n      int
+	hashed int64 // bytes
+	sums   [hashStep / digest.Chunk]digest.Sum
+	known  [hashStep / digest.Chunk]kept
+	last   [hashStep / digest.Chunk]uint64 // newest seq that touched the piece, + 1
 }
 
 // piece is the i-th part.
@@ -289,6 +263,7 @@ func (w *hashing) compute(i int, p block.Range) (hole bool, err error) {
 	if err := w.im.fill(data, p.Off, w.buf.part); err != nil {
 		return false, err
 	}
+	w.hashed += p.Len
 	w.buf.blocks = w.h.hash.AppendBlocks(w.buf.blocks[:0], data)
 	w.sums[i] = w.h.hash.Join(w.buf.blocks)
 	return false, nil
