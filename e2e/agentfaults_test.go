@@ -68,6 +68,10 @@ var overflowFaults = []fault{
 	{name: "network with 10 Mbit/s and the spool full", do: (*world).overflowNarrow, missed: true},
 	{name: "VM killed", do: (*world).killVM, endsVM: true, missed: true},
 	{name: "host without power", do: (*world).losePower, endsVM: true, missed: true},
+	{name: "network flapping while it is synced", do: (*world).syncFlapping, missed: true},
+	{name: "hub killed while it is synced", do: (*world).syncHubKilled, missed: true},
+	{name: "agent killed while it is synced", do: (*world).syncAgentKilled, missed: true},
+	{name: "agent upgraded with another spool size", do: (*world).resizeSpool, kept: true},
 }
 
 func TestAgentFaults(t *testing.T) {
@@ -76,7 +80,7 @@ func TestAgentFaults(t *testing.T) {
 		faults []fault
 		most   int // of them when there is little time; a soak does all
 	}{
-		{setup{name: "roomy spool, raw", depth: 16, spool: roomySpool}, agentFaults, 10},
+		{setup{name: "roomy spool, raw", depth: 16, spool: roomySpool}, agentFaults, 9},
 		{setup{name: "small spool, qcow2", depth: 4, spool: smallSpool, format: "qcow2"}, overflowFaults, 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -343,4 +347,52 @@ func (w *world) overflow() {
 	w.flood()
 	w.flood()
 	w.lasting()
+}
+
+// syncing overflows, and waits until what was missed is being synced.
+func (w *world) syncing() {
+	w.t.Helper()
+	before := w.status()
+	w.overflowCut()
+	w.hub.Eventually("a sync has begun", time.Minute, func() error {
+		w.alive()
+		if g := w.status(); g.Epoch == before.Epoch {
+			return fmt.Errorf("it is %s (%s) in epoch %d", g.State, g.Reason, g.Epoch)
+		}
+		return nil
+	})
+}
+
+func (w *world) syncFlapping() {
+	w.t.Helper()
+	w.syncing()
+	stop := w.net.Proxy.Flap(200 * time.Millisecond)
+	defer stop()
+	w.lasting()
+}
+
+func (w *world) syncHubKilled() {
+	w.t.Helper()
+	w.syncing()
+	w.killHubLater()
+}
+
+func (w *world) syncAgentKilled() {
+	w.t.Helper()
+	w.syncing()
+	w.killAgent()
+}
+
+// resizeSpool gives the spool more room, and less than its last segment has.
+func (w *world) resizeSpool() {
+	w.t.Helper()
+	w.agent.Stop()
+	w.agent.Start("--spool-size", fmt.Sprint(roomySpool))
+	w.whole()
+	if err := w.load.Flood(w.rng.IntN(3), floodAt, 2*smallSpool); err != nil {
+		w.t.Fatal(err)
+	}
+	w.some()
+	w.agent.Stop()
+	w.agent.Start()
 }

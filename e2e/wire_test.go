@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	wireSize  = 256 << 20 // bytes of the volume, all of them random
+	wireSize  = 256 << 20 // bytes of the volume
 	wireBlock = 4 << 10
 	wireChunk = 64 << 10 // of a dirty bitmap
 	ringSize  = 256 << 20
@@ -34,28 +34,30 @@ type meter struct {
 	hub   *rig.Hub
 	agent *rig.Agent
 	q     *vmtest.QEMU
+	size  int64   // of its volume, nearly all of it random
 	idle  float64 // bytes per second while nothing happens
 }
 
-func newMeter(t *testing.T) *meter {
+func newMeter(t *testing.T, size int64) *meter {
 	t.Helper()
-	m := &meter{t: t, rng: rand.New(rand.NewPCG(seed(t), 0)), net: rig.NewNetwork(t)}
+	m := &meter{t: t, rng: rand.New(rand.NewPCG(seed(t), 0)), net: rig.NewNetwork(t), size: size}
 	m.hub = rig.NewHubForAgents(t, m.net, nil)
-	dir := rig.NewTmpfs(t, 2*wireSize).Folder("vm")
+	dir := rig.NewTmpfs(t, 2*size).Folder("vm")
 	image, err := os.Create(filepath.Join(dir, "disk0.img"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer image.Close()
-	if _, err := io.CopyN(image, rand.NewChaCha8([32]byte{byte(m.rng.Uint32())}), wireSize); err != nil {
+	const blank = 1 << 20 // at the beginning, for chains
+	if _, err := image.Seek(blank, io.SeekStart); err != nil {
 		t.Fatal(err)
 	}
-	m.q = vmtest.Start(t, vmtest.Config{Dir: dir, Disks: []vmtest.Disk{{Size: wireSize}}})
+	if _, err := io.CopyN(image, rand.NewChaCha8([32]byte{byte(m.rng.Uint32())}), size-blank); err != nil {
+		t.Fatal(err)
+	}
+	m.q = vmtest.Start(t, vmtest.Config{Dir: dir, Disks: []vmtest.Disk{{Size: size}}})
 	m.agent = rig.NewAgent(t, m.hub, m.net, rig.AgentConfig{Name: "kvm1", VMs: []*vmtest.QEMU{m.q}, Args: []string{"--spool-size", fmt.Sprint(smallSpool)}})
 	waitVM(t, m.hub, "kvm1")
-	m.hub.Must("protect", "vm", "--group", "vm", "--wait")
-	m.protected(0)
-	m.measureIdle()
 	return m
 }
 
@@ -118,7 +120,7 @@ func (m *meter) sum(at string) [sha256.Size]byte {
 	m.t.Helper()
 	mount := m.hub.Mount("vm", at)
 	defer m.hub.Must("unmount", mount.ID)
-	p := make([]byte, wireSize)
+	p := make([]byte, m.size)
 	if err := readAll(mount.Volumes[0].URI, p); err != nil {
 		m.t.Fatal(err)
 	}
@@ -128,7 +130,7 @@ func (m *meter) sum(at string) [sha256.Size]byte {
 // equal checks that the newest point is what the volume holds.
 func (m *meter) equal() {
 	m.t.Helper()
-	p := make([]byte, wireSize)
+	p := make([]byte, m.size)
 	if err := readAll(m.q.GuestURI("disk0"), p); err != nil {
 		m.t.Fatal(err)
 	}
@@ -148,7 +150,10 @@ func (m *meter) synced(since int, kind string) {
 
 // Traffic follows what changed, not what was written or how large the volume is.
 func TestAgentWire(t *testing.T) {
-	m := newMeter(t)
+	m := newMeter(t, wireSize)
+	m.hub.Must("protect", "vm", "--group", "vm", "--wait")
+	m.protected(0)
+	m.measureIdle()
 	old := fmt.Sprintf("seq:%d", m.hub.Group("vm").DurableSeq)
 	sum := m.sum(old)
 	t.Run("compare", m.compare)
