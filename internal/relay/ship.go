@@ -75,6 +75,11 @@ func (sh *shipper) write(ctx context.Context, b *journal.Shipment) error {
 	var head [batchHeader]byte
 	putBatch(&head, b)
 	sh.raw = append(sh.raw, head[:]...)
+	if len(sh.raw) >= maxPiece {
+		if err := sh.flush(ctx); err != nil {
+			return err
+		}
+	}
 	for p := b.Entries; len(p) > 0; {
 		if len(sh.raw) == 0 && len(p) >= maxPiece {
 			n, err := sh.send(ctx, p[:maxPiece])

@@ -3,6 +3,8 @@ package relay
 import (
 	"math/rand/v2"
 	"testing"
+
+	"github.com/rephub/rephub/journal"
 )
 
 // Whatever byte the connection breaks at, both sides end up with the same batches.
@@ -35,4 +37,26 @@ func cutsAnywhere(t *testing.T, n network) {
 	if len(a.runs) < 10 {
 		t.Errorf("only %d connections broke", len(a.runs))
 	}
+}
+
+// Wherever in a piece a batch begins, also when its head does not fit any more.
+func TestBatchAtTheEndOfAPiece(t *testing.T) { overAll(t, batchAtTheEndOfAPiece) }
+
+func batchAtTheEndOfAPiece(t *testing.T, n network) {
+	roomy := options(true)
+	roomy.SegmentBytes = 8 << 20
+	spool, far := create(t, memFS(t), 1, roomy), create(t, memFS(t), 1, options(false))
+	h := n.hub(t, ReceiverConfig{Open: into(far)}, Config{})
+	wake := make(chan struct{}, 1)
+	w := newWriter(t, spool, 1, wake)
+	a := n.agent(t, spool, wake, h.addr(), Config{}, nil)
+	for left := 0; left <= batchHeader+8; left += 8 { // bytes of the piece
+		await(t, "all is durable", func() bool { return a.s.Durable().Serial == spool.Serial() })
+		w.wake = make(chan struct{}, 1) // nobody hears of the first alone
+		w.writes(1, maxPiece-left-batchHeader-journal.EntryHeaderSize)
+		w.wake = wake
+		w.writes(1, 512)
+	}
+	await(t, "all is durable", func() bool { return a.s.Durable().Serial == spool.Serial() })
+	same(t, spool, far)
 }
