@@ -36,6 +36,7 @@ var agentFaults = []fault{
 	{name: "hub stopped", do: (*world).stopHub, kept: true},
 	{name: "hub's disk full", do: (*world).fillHubDisk, kept: true},
 	{name: "hub's disk stalled", do: (*world).stallHubDisk, kept: true},
+	{name: "hub without power", do: (*world).loseHubPower, kept: true},
 	{name: "network cut", do: weather(rig.Weather{How: rig.Cut}), kept: true},
 	{name: "network blackholed", do: weather(rig.Weather{How: rig.Swallow}), kept: true},
 	{name: "network silent", do: weather(rig.Weather{How: rig.Hold}), kept: true},
@@ -183,6 +184,17 @@ func (w *world) stallHubDisk() {
 	w.disk.Stall()
 	defer w.disk.Unstall()
 	w.lasting()
+}
+
+// loseHubPower: what the hub has not synced is lost, and it has to come from the
+// spool again.
+func (w *world) loseHubPower() {
+	w.t.Helper()
+	w.disk.Break()
+	w.hub.KillAll()
+	w.disk.Mend()
+	w.some()
+	w.hub.Start()
 }
 
 // weather is a fault of the network.

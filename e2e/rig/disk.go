@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,10 +79,18 @@ func (d *Disk) Break() {
 	}
 }
 
-// Mend is the end of Break, once nobody uses the disk any more.
+// Mend is the end of Break, once nobody uses the disk any more: those who did
+// have been killed, and may still be on their way out.
 func (d *Disk) Mend() {
 	d.t.Helper()
-	d.run("umount", d.Dir)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); exec.Command("umount", d.Dir).Run() != nil; <-tick.C {
+		if time.Now().After(deadline) {
+			d.run("umount", d.Dir) // says why
+			break
+		}
+	}
 	d.run("mount", d.how...)
 }
 

@@ -160,6 +160,22 @@ func (h *Hub) Launch(args ...string) {
 // the catalog are processes of their own; the catalog goes by itself.
 func (h *Hub) Kill() { h.end(syscall.SIGKILL, 10*time.Second) }
 
+// KillAll kills the hub and all that it has started, as a power loss does.
+func (h *Hub) KillAll() {
+	h.t.Helper()
+	h.Kill()
+	h.Eventually("all of the hub's processes are gone", 20*time.Second, func() error {
+		pids := h.Processes()
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if len(pids) > 0 {
+			return fmt.Errorf("%v are left", pids)
+		}
+		return nil
+	})
+}
+
 // Stop ends the hub in order; it must exit with status 0.
 func (h *Hub) Stop() {
 	h.t.Helper()
