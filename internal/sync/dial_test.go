@@ -18,7 +18,7 @@ import (
 
 // What differs is what differs here, too, wherever the ranges begin and end.
 func TestRemoteDiffersAsLocal(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range uint64(3) {
 		src := newMemory(testSize).fill(60+seed, 0.4)
 		replica, _ := differ(src, 70+seed, 500)
 		h := newHashes(t, replica)
@@ -28,7 +28,7 @@ func TestRemoteDiffersAsLocal(t *testing.T) {
 			t.Fatalf("size is %d", far.Size())
 		}
 		r := rand.New(rand.NewPCG(seed, 4))
-		for range 40 {
+		for range 25 {
 			off := r.Int64N(testSize) / Block * Block
 			n := min(Block*(1+r.Int64N(1+[]int64{3, 40, 3000}[r.IntN(3)])), testSize-off)
 			var data []byte
@@ -108,8 +108,8 @@ func (o oddExtents) Extents(off, n int64) ([]block.Extent, error) {
 // The guest writes all the time while a replica elsewhere is compared.
 func TestRemoteCompareWhileTheTapWrites(t *testing.T) {
 	for seed := range uint64(2) {
-		src := newMemory(8<<20).fill(80+seed, 0.5)
-		replica, _ := differ(src, 90+seed, 500)
+		src := newMemory(4<<20).fill(80+seed, 0.5)
+		replica, _ := differ(src, 90+seed, 250)
 		s := newStream(t, replica)
 		var mu stdsync.Mutex
 		r := rand.New(rand.NewPCG(seed, 3))
@@ -141,7 +141,7 @@ func TestRemoteRefusal(t *testing.T) {
 	h := newHashes(t, m)
 	c := newDistant(t, h)
 	bad := errors.New("the disk of the hub is broken")
-	h.fail = bad
+	h.fail.Store(&bad)
 	for _, data := range [][]byte{nil, make([]byte, digest.Chunk)} {
 		_, err := c.Differing(t.Context(), 0, digest.Chunk, data, nil)
 		var e *RefusalError
@@ -154,7 +154,7 @@ func TestRemoteRefusal(t *testing.T) {
 	if !errors.As(err, &e) || e.Volume != "vm/d" || e.Op != "compare with replica" {
 		t.Fatalf("got %v", err)
 	}
-	h.fail = nil
+	h.fail.Store(nil)
 	if got, err := c.Differing(t.Context(), 0, testSize, m.data, nil); err != nil || len(got) != 0 {
 		t.Fatalf("afterwards: %v, %v", got, err)
 	}

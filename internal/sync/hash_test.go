@@ -17,7 +17,7 @@ type hashes struct {
 	*memory
 	h      *digest.Hasher
 	secret digest.Secret
-	fail   error // of everything
+	fail   atomic.Pointer[error] // of everything
 	hashed atomic.Int64
 	limit  int // of extents per answer; 0: none
 }
@@ -35,8 +35,8 @@ func newHashes(t testing.TB, m *memory) *hashes {
 func (s *hashes) Secret() digest.Secret { return s.secret }
 
 func (s *hashes) Extents(off, n int64) ([]block.Extent, error) {
-	if s.fail != nil {
-		return nil, s.fail
+	if err := s.fail.Load(); err != nil {
+		return nil, *err
 	}
 	if s.limit > 0 {
 		return s.extents(off, n, s.limit)
@@ -45,8 +45,8 @@ func (s *hashes) Extents(off, n int64) ([]block.Extent, error) {
 }
 
 func (s *hashes) Blocks(_ context.Context, r block.Range, dst []digest.Sum) ([]digest.Sum, error) {
-	if s.fail != nil {
-		return dst, s.fail
+	if err := s.fail.Load(); err != nil {
+		return dst, *err
 	}
 	p := make([]byte, r.Len)
 	if err := s.read(p, r.Off); err != nil {
