@@ -152,19 +152,20 @@ const gib = 1 << 30
 // A compare may cost a thousandth of the volume beside what differs.
 func TestWireOfCompare(t *testing.T) {
 	for name, c := range map[string]struct {
+		size    int64
 		hole    func(int64) bool
 		changes int
 	}{
-		"sparse, nothing differs": {func(n int64) bool { return n%16 >= 4 }, 0},
-		"sparse, 1000 blocks":     {func(n int64) bool { return n%16 >= 4 }, 1000},
-		"full, 5000 blocks":       {func(n int64) bool { return false }, 5000}, // a quarter of the chunks
-		"data and holes by turns": {func(n int64) bool { return n%2 == 0 }, 1000},
+		"sparse, nothing differs": {gib, func(n int64) bool { return n%16 >= 4 }, 0},
+		"sparse, 1000 blocks":     {gib, func(n int64) bool { return n%16 >= 4 }, 1000},
+		"full, 1250 blocks":       {gib / 4, func(n int64) bool { return false }, 1250}, // a quarter of the chunks
+		"data and holes by turns": {gib / 4, func(n int64) bool { return n%2 == 0 }, 250},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWire(t, gib, c.hole)
+			w := newWire(t, c.size, c.hole)
 			r := rand.New(rand.NewPCG(1, 5))
 			for len(w.changed) < c.changes {
-				if n := r.Int64N(gib / Block); !c.hole(n * Block / digest.Chunk) {
+				if n := r.Int64N(c.size / Block); !c.hole(n * Block / digest.Chunk) {
 					w.change(n)
 				}
 			}
@@ -174,9 +175,9 @@ func TestWireOfCompare(t *testing.T) {
 			}
 			w.check(t, &s)
 			n := w.far.wire.Load()
-			t.Logf("%d bytes for %d that differ: %.4f %% of the volume", n, s.bytes, 100*float64(n)/gib)
-			if n > gib/1000 {
-				t.Errorf("%d bytes crossed the wire, a thousandth is %d", n, gib/1000)
+			t.Logf("%d bytes for %d that differ: %.4f %% of the volume", n, s.bytes, 100*float64(n)/float64(c.size))
+			if n > c.size/1000 {
+				t.Errorf("%d bytes crossed the wire, a thousandth is %d", n, c.size/1000)
 			}
 		})
 	}
