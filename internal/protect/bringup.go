@@ -224,7 +224,7 @@ func (a *attachment) openReader(ctx context.Context, m *machine, d disk) (*reade
 	if err := m.vm.StartReader(ask, conf); err != nil {
 		return nil, err
 	}
-	if err := a.withdrawOld(ask, m, d); err != nil {
+	if err := a.withdrawOld(ask, m); err != nil {
 		return nil, err
 	}
 	e := vm.Export{Group: a.g.tag, Node: d.now.Node, ID: vm.NewID()}
@@ -235,25 +235,27 @@ func (a *attachment) openReader(ctx context.Context, m *machine, d disk) (*reade
 		contexts = append(contexts, sync.BitmapContext(string(b.Name)))
 	}
 	var err error
-	if r.export, err = m.vm.Export(ask, e); err != nil {
-		return nil, err
+	if r.export, err = m.vm.Export(ask, e); err == nil {
+		r.pool, err = nbd.DialPool(ask, r.export.URI(), readerConns, nbd.DialOptions{Contexts: contexts})
 	}
-	if r.pool, err = nbd.DialPool(ask, r.export.URI(), readerConns, nbd.DialOptions{Contexts: contexts}); err != nil {
-		return nil, errors.Join(err, m.vm.Unexport(ask, r.export.ID))
+	if err != nil {
+		// The VM may have made it, though nobody waited for the answer.
+		r.export.ID = vm.Name(vm.KindExport, a.g.tag, e.ID)
+		r.withdraw(ctx)
+		return nil, err
 	}
 	return r, nil
 }
 
-// withdrawOld takes away exports that an earlier run left behind: they hold bitmaps busy.
-func (a *attachment) withdrawOld(ctx context.Context, m *machine, d disk) error {
+// withdrawOld takes away exports that an earlier run left behind: they hold bitmaps
+// busy. A group reads one volume at a time, so none of them is needed. (QEMU says
+// of those that they are on a tap's filter, whatever node they were made on.)
+func (a *attachment) withdrawOld(ctx context.Context, m *machine) error {
 	old, err := m.vm.ListExports(ctx, a.g.tag)
 	if err != nil {
 		return fmt.Errorf("list exports: %w", err)
 	}
 	for _, e := range old {
-		if e.Node != d.now.Node && e.Node != "" {
-			continue
-		}
 		if err := m.vm.Unexport(ctx, e.ID); err != nil && !errors.Is(err, vm.ErrBusy) {
 			return fmt.Errorf("withdraw an old export: %w", err)
 		}
@@ -264,6 +266,10 @@ func (a *attachment) withdrawOld(ctx context.Context, m *machine, d disk) error 
 // close leaves the volume; also when ctx has ended already.
 func (r *reader) close(ctx context.Context) {
 	r.pool.Close()
+	r.withdraw(ctx)
+}
+
+func (r *reader) withdraw(ctx context.Context) {
 	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.timeout)
 	defer cancel()
 	for {
