@@ -263,14 +263,15 @@ func (w *world) degraded() {
 	})
 }
 
-// quick checks that no write since the last time took too long.
+// quick checks that no write since the last time took too long. The load waits in
+// more queues than the twin, so on a busy machine it may take twice as long.
 func (w *world) quick(what string, patience time.Duration) {
 	w.t.Helper()
 	took := w.load.TakeSlowest()
 	w.slowest = max(w.slowest, took)
 	control := max(w.control, w.twin.TakeSlowest())
 	w.t.Logf("%s: slowest write %s, without a tap %s", what, took, control)
-	if took > control+patience {
+	if took > control+max(patience, control) {
 		w.t.Errorf("%s: a write took %s; the slowest without a tap %s", what, took, control)
 	}
 }
