@@ -106,16 +106,14 @@ func movedTo(r *groupRecord, agent string, found []catalog.VM) ([]catalog.VM, bo
 }
 
 // areSame says whether the VMs are those of the group, and not others of the same
-// names. A VM without an identity of its own is believed only while its old host
-// is there to say that it left.
+// names: a VM without an identity of its own is never believed to be.
 func (h *Hub) areSame(ctx context.Context, r *groupRecord, vms []catalog.VM) bool {
-	_, oldThere := h.agents.get(r.Agent)
 	for i := range vms {
 		ask, cancel := context.WithTimeout(ctx, vmPatience)
 		var seen api.VM
 		err := h.agents.call(ask, vms[i].Agent, host.CallInspect, host.Name{Name: vms[i].Name}, &seen)
 		cancel()
-		if err != nil || !seen.Reachable || seen.UUID != r.VMs[i].UUID || seen.UUID == "" && !oldThere {
+		if err != nil || !seen.Reachable || seen.UUID != r.VMs[i].UUID || seen.UUID == "" {
 			return false
 		}
 		vms[i].UUID = seen.UUID

@@ -30,6 +30,8 @@ type Hub struct {
 	agents  *agents
 	where   Ready
 
+	creating sync.Mutex // held while a new group is listed
+
 	mu struct {
 		sync.Mutex
 		groups  map[string]*entry // by name

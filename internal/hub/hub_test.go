@@ -287,3 +287,17 @@ func TestProtectAgainWhatAnotherGroupHas(t *testing.T) {
 		t.Errorf("protected twice: %v", err)
 	}
 }
+
+// Two requests for one VM that were both found good: the second one is refused.
+func TestTwoGroupsForOneVolume(t *testing.T) {
+	var h Hub
+	h.mu.groups = map[string]*entry{}
+	volumes := []catalog.Volume{{ID: 1, Name: "vm/disk", VM: "vm", Disk: "disk"}}
+	for i, name := range []string{"one", "two"} {
+		r := groupRecord{Group: catalog.Group{ID: newGroupID(), Name: name, Intent: catalog.IntentProtect, Volumes: volumes}}
+		err := h.addNew(newEntry(t.TempDir(), r, slog.New(slog.DiscardHandler)))
+		if i == 0 && err != nil || i == 1 && codeOf(err) != api.CodeConflict {
+			t.Errorf("group %s: %v", name, err)
+		}
+	}
+}

@@ -94,8 +94,7 @@ func (h *Hub) choose(ctx context.Context, r *groupRecord, vmName string, wanted 
 			continue
 		}
 		if g := h.groupOf(vmName, v.Name); g != "" {
-			return api.Errorf(api.CodeConflict, "volume %s/%s is protected by group %s", vmName, v.Name, g).
-				WithHint("name other volumes with --volume, or rephub unprotect %s first", g)
+			return protectedBy(vmName+"/"+v.Name, g)
 		}
 		r.Volumes = append(r.Volumes, catalog.Volume{
 			UUID: uuid.NewString(), ID: journal.VolumeID(len(r.Volumes) + 1), Name: vmName + "/" + v.Name,
@@ -155,7 +154,7 @@ func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progr
 	e := h.open(ctx, r, true)
 	err = e.openErr
 	if err == nil {
-		err = h.add(e)
+		err = h.addNew(e)
 	}
 	if err != nil {
 		return errors.Join(err, e.close(), h.store.RemoveGroup(context.WithoutCancel(ctx), r.ID), os.RemoveAll(dir))
@@ -168,6 +167,24 @@ func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progr
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), attachPatience)
 	defer cancel()
 	return errors.Join(err, h.remove(bounded, e, false))
+}
+
+// addNew lists a new group, unless another has got one of its volumes since it was
+// asked for.
+func (h *Hub) addNew(e *entry) error {
+	h.creating.Lock()
+	defer h.creating.Unlock()
+	for _, v := range e.record().Volumes {
+		if g := h.groupOf(v.VM, v.Disk); g != "" {
+			return protectedBy(v.Name, g)
+		}
+	}
+	return h.add(e)
+}
+
+func protectedBy(volume, group string) error {
+	return api.Errorf(api.CodeConflict, "volume %s is protected by group %s", volume, group).
+		WithHint("name other volumes with --volume, or rephub unprotect %s first", group)
 }
 
 // makeFolder makes the folder of a new group. One that is there already may

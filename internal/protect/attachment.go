@@ -440,7 +440,7 @@ func (a *attachment) announce() {
 	case running != "":
 		a.g.status.set(StateSyncing, running, "")
 	case a.owed.late(a.g.log, a.g.cfg.MonitorTimeout):
-		a.g.status.set(StateDegraded, "the journal's disk does not make writes durable", "")
+		a.g.status.set(StateDegraded, "what the VM writes does not become durable; it is kept, and goes on by itself", "")
 	case durable.Open && durable.Epoch == a.epoch:
 		a.g.status.set(StateProtected, "", "")
 	default:
