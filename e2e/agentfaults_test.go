@@ -88,7 +88,9 @@ func TestAgentFaults(t *testing.T) {
 			w := newAgentWorld(t, tc.setup, rand.New(rand.NewPCG(seed(t), 0)))
 			w.whole()
 			w.history(false)
-			w.quick("first sync", agentPatience)
+			if !w.quick("first sync", patience) {
+				t.Error("a write took too long")
+			}
 			rounds(w, tc.faults, tc.most)
 			w.settled()
 			w.history(true)
