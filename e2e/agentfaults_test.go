@@ -81,7 +81,7 @@ func TestAgentFaults(t *testing.T) {
 		faults []fault
 		most   int // of them when there is little time; a soak does all
 	}{
-		{setup{name: "roomy spool, raw", depth: 16, spool: roomySpool}, agentFaults, 9},
+		{setup{name: "roomy spool, raw", depth: 16, spool: roomySpool}, agentFaults, 7},
 		{setup{name: "small spool, qcow2", depth: 4, spool: smallSpool, format: "qcow2"}, overflowFaults, 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
