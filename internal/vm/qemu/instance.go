@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -15,7 +16,7 @@ import (
 // which costs a resync and never hides one.
 func instanceOf(conn net.Conn) string {
 	pid, ok := peerPID(conn)
-	if !ok {
+	if !ok || !isQEMU(pid) {
 		return "connection-" + rand.Text()
 	}
 	start, ok := startTime(pid)
@@ -27,6 +28,14 @@ func instanceOf(conn net.Conn) string {
 		return "connection-" + rand.Text()
 	}
 	return fmt.Sprintf("%s/%d/%s", strings.TrimSpace(string(boot)), pid, start)
+}
+
+// isQEMU tells whether a process is a QEMU: a connection that was made to an
+// inherited socket before QEMU listened there names whoever did before.
+func isQEMU(pid int32) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	base := filepath.Base(exe)
+	return err != nil || strings.HasPrefix(base, "qemu-") || strings.HasPrefix(base, "kvm")
 }
 
 // peerPID asks who listens (SO_PEERCRED). QEMU calls listen on its monitor

@@ -3,7 +3,7 @@
 //
 // Everything started ends with the test, and with the test binary if that is
 // killed. Nothing is waited for by time: sockets listen before the processes
-// that serve them are started.
+// that serve them are started, but for the monitor of the code under test.
 package vmtest
 
 import (
@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is a child in a process group of its own.
@@ -131,6 +133,25 @@ func listen(t testing.TB, path string) *os.File {
 	l.SetUnlinkOnClose(false)
 	defer l.Close()
 	f, err := l.File()
+	if err == nil {
+		err = os.Chmod(path, 0o666) // like the keeper's
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// bind makes a unix socket on which its heir is the first to listen: before, whoever
+// connects is refused, and never takes this process for QEMU.
+func bind(t testing.TB, path string) *os.File {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
 	if err == nil {
 		err = os.Chmod(path, 0o666) // like the keeper's
 	}

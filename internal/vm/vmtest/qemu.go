@@ -110,9 +110,14 @@ func (q *QEMU) Restart() {
 		args = append(args, "-S")
 	}
 	cmd := exec.Command("qemu-system-x86_64")
+	// The first is for the code under test, and as with a QEMU that makes it itself.
 	for i, path := range []string{filepath.Join(q.Dir, q.cfg.Name+".sock"), filepath.Join(q.Dir, q.cfg.Name+".own")} {
 		os.Remove(path)
-		f := listen(q.t, path)
+		inherit := listen
+		if i == 0 {
+			inherit = bind
+		}
+		f := inherit(q.t, path)
 		defer f.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 		args = append(args, "-chardev", fmt.Sprintf("socket,id=mon%d,fd=%d,server=on,wait=off", i, 3+i),
