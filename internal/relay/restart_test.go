@@ -80,6 +80,8 @@ func TestPowerLoss(t *testing.T) {
 			}
 			// The agent's machine: its spool may now be behind the hub.
 			a.stop()
+			h.stop() // what was on its way is in the hub's journal, or lost
+			h = startHub(t, ReceiverConfig{Open: s.open, Window: 16 << 10}, Config{})
 			after := disk.Crash(seed)
 			_ = spool.Close()
 			disk = after
