@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/rephub/rephub/e2e/rig"
 	"github.com/rephub/rephub/internal/api"
@@ -30,14 +29,7 @@ func newRemote(t *testing.T, cfg vmtest.Config, args ...string) *remote {
 	r.q = vmtest.Start(t, cfg)
 	r.agent = rig.NewAgent(t, r.hub, n, rig.AgentConfig{Name: "kvm1", VMs: []*vmtest.QEMU{r.q}, Args: args})
 	r.startLoad(t)
-	r.hub.Eventually("the agent has joined", time.Minute, func() error {
-		var l api.VMs
-		r.hub.JSON(&l, "vm", "list")
-		if len(l.VMs) != 1 || !l.VMs[0].Reachable || l.VMs[0].Agent != "kvm1" {
-			return fmt.Errorf("the hub's VMs are %+v", l.VMs)
-		}
-		return nil
-	})
+	r.hub.WaitVM("vm", "kvm1")
 	r.hub.Must("protect", "vm", "--group", "vm", "--wait")
 	r.hub.WaitState("vm", api.StateProtected)
 	return r

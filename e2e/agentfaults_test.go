@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/rephub/rephub/e2e/rig"
-	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/vm/vmtest"
 )
 
@@ -119,22 +118,9 @@ func newAgentWorld(t *testing.T, s setup, rng *rand.Rand) *world {
 	w.spools = rig.NewLoop(t, spoolDisk)
 	w.agent = rig.NewAgent(t, w.hub, w.net, rig.AgentConfig{Name: "kvm1", VMs: []*vmtest.QEMU{w.q}, Spools: w.spools,
 		Args: []string{"--spool-size", fmt.Sprint(s.spool)}})
-	w.joined()
+	w.hub.WaitVM("vm", "kvm1")
 	w.hub.Must(append([]string{"protect", "vm", "--group", "vm", "--wait"}, w.keptHistory()...)...)
 	return w
-}
-
-// joined waits until the hub reaches the VM through the agent.
-func (w *world) joined() {
-	w.t.Helper()
-	w.hub.Eventually("the agent has joined", time.Minute, func() error {
-		var l api.VMs
-		w.hub.JSON(&l, "vm", "list")
-		if len(l.VMs) != 1 || !l.VMs[0].Reachable || l.VMs[0].Agent != "kvm1" {
-			return fmt.Errorf("the hub's VMs are %+v", l.VMs)
-		}
-		return nil
-	})
 }
 
 // syncs is how many volumes the agent has synced so far.

@@ -27,7 +27,7 @@ func TestGroupFollowsItsVM(t *testing.T) {
 	rig.NewAgent(t, hub, n, rig.AgentConfig{Name: "old", VMs: []*vmtest.QEMU{here}})
 	rig.NewAgent(t, hub, n, rig.AgentConfig{Name: "new", Args: []string{
 		"--qmp-glob", filepath.Join(there, "vm.sock"), "--nbd-server", "vm=unix:" + filepath.Join(there, "vm.nbd")}})
-	waitVM(t, hub, "old")
+	hub.WaitVM("vm", "old")
 	hub.Must("protect", "vm", "--group", "vm", "--wait")
 	hub.WaitState("vm", api.StateProtected)
 	here.Write("a", "write -P 1 1M 64k")
@@ -59,19 +59,4 @@ func TestGroupFollowsItsVM(t *testing.T) {
 	m = hub.Mount("vm", fmt.Sprintf("seq:%d", before), "--writable")
 	vmtest.IO(t, m.Volumes[0].URI, "read -P 1 1M 64k")
 	hub.Must("unmount", m.ID)
-}
-
-// waitVM waits until the hub sees the VM "vm" on a host.
-func waitVM(t *testing.T, hub *rig.Hub, agent string) {
-	t.Helper()
-	hub.Eventually("the VM is seen on "+agent, time.Minute, func() error {
-		var l api.VMs
-		hub.JSON(&l, "vm", "list")
-		for _, m := range l.VMs {
-			if m.Name == "vm" && m.Reachable && m.Agent == agent {
-				return nil
-			}
-		}
-		return fmt.Errorf("the hub's VMs are %+v", l.VMs)
-	})
 }

@@ -57,7 +57,7 @@ func newMeter(t *testing.T, size int64) *meter {
 	}
 	m.q = vmtest.Start(t, vmtest.Config{Dir: dir, Disks: []vmtest.Disk{{Size: size}}})
 	m.agent = rig.NewAgent(t, m.hub, m.net, rig.AgentConfig{Name: "kvm1", VMs: []*vmtest.QEMU{m.q}, Args: []string{"--spool-size", fmt.Sprint(smallSpool)}})
-	waitVM(t, m.hub, "kvm1")
+	m.hub.WaitVM("vm", "kvm1")
 	return m
 }
 

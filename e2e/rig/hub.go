@@ -39,17 +39,9 @@ var build = sync.OnceValues(func() (string, error) {
 // Hub is a hub with everything in one folder. It can be killed and started
 // again; the folder goes with the test.
 type Hub struct {
-	t   testing.TB
-	exe string
-	Dir string // holds sockets and log, and data unless that is elsewhere
-
-	data string
-	net  *Namespace
+	daemon
+	Dir  string   // holds sockets and log, and data unless that is elsewhere
 	args []string // of every start
-
-	mu     sync.Mutex
-	cmd    *exec.Cmd
-	exited chan struct{}
 }
 
 // NewHub starts a hub in a folder of its own.
@@ -91,12 +83,12 @@ func NewHubForAgents(t testing.TB, n *Network, d *Disk) *Hub {
 	if d != nil {
 		data = filepath.Join(d.Dir, "data")
 	}
-	return startHub(t, &Hub{Dir: dir, data: data, net: n.Hub, args: []string{"--agents", n.HubListen}})
+	return startHub(t, &Hub{Dir: dir, daemon: daemon{data: data, net: n.Hub}, args: []string{"--agents", n.HubListen}})
 }
 
 func newHub(t testing.TB, dir, data string) *Hub {
 	t.Helper()
-	return startHub(t, &Hub{Dir: dir, data: data})
+	return startHub(t, &Hub{Dir: dir, daemon: daemon{data: data}})
 }
 
 func startHub(t testing.TB, h *Hub) *Hub {
@@ -105,14 +97,11 @@ func startHub(t testing.TB, h *Hub) *Hub {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.t, h.exe = t, exe
+	h.t, h.name, h.exe, h.log = t, "the hub", exe, logIn(h.Dir, "hub")
 	t.Cleanup(h.cleanup)
 	h.Start()
 	return h
 }
-
-// Data is the hub's data folder.
-func (h *Hub) Data() string { return h.data }
 
 // Address is where the hub's API is.
 func (h *Hub) Address() string { return "unix:" + filepath.Join(h.Dir, "api.sock") }
@@ -135,30 +124,9 @@ func (h *Hub) Start(args ...string) {
 // Launch starts the hub and does not wait.
 func (h *Hub) Launch(args ...string) {
 	h.t.Helper()
-	log, err := os.OpenFile(filepath.Join(h.Dir, "hub.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	defer log.Close()
 	all := append([]string{"hub", "--data", h.Data(), "--nbd", "unix:" + filepath.Join(h.Dir, "mounts.sock"), "--api", h.Address()}, h.args...)
-	cmd := exec.Command(h.exe, append(all, args...)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := h.net.start(cmd); err != nil {
-		h.t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
-	h.mu.Lock()
-	h.cmd, h.exited = cmd, exited
-	h.mu.Unlock()
+	h.launch(append(all, args...)...)
 }
-
-// Kill kills the hub where it stands and waits until it is gone. The keeper and
-// the catalog are processes of their own; the catalog goes by itself.
-func (h *Hub) Kill() { h.end(syscall.SIGKILL, 10*time.Second) }
 
 // KillAll kills the hub and all that it has started, as a power loss does.
 func (h *Hub) KillAll() {
@@ -176,47 +144,11 @@ func (h *Hub) KillAll() {
 	})
 }
 
-// Stop ends the hub in order; it must exit with status 0.
-func (h *Hub) Stop() {
-	h.t.Helper()
-	h.end(syscall.SIGTERM, time.Minute)
-	if code := h.cmd.ProcessState.ExitCode(); code != 0 {
-		h.t.Errorf("the hub ended with %s:\n%s", h.cmd.ProcessState, h.Log())
-	}
-}
-
 // Freeze stops the hub in its tracks, Thaw lets it go on.
 func (h *Hub) Freeze() { h.Signal(syscall.SIGSTOP) }
 
 // Thaw is the end of Freeze.
 func (h *Hub) Thaw() { h.Signal(syscall.SIGCONT) }
-
-// PID is the hub's process.
-func (h *Hub) PID() int { return h.cmd.Process.Pid }
-
-// Signal sends the hub a signal.
-func (h *Hub) Signal(s syscall.Signal) {
-	h.t.Helper()
-	if err := h.cmd.Process.Signal(s); err != nil {
-		h.t.Fatalf("signal the hub: %v", err)
-	}
-}
-
-func (h *Hub) end(s syscall.Signal, limit time.Duration) {
-	h.t.Helper()
-	_ = h.cmd.Process.Signal(s)
-	select {
-	case <-h.exited:
-	case <-time.After(limit):
-		h.t.Fatalf("the hub is still there %s after %s:\n%s", limit, s, h.Log())
-	}
-}
-
-// Log is what the hub and its children have written so far.
-func (h *Hub) Log() string {
-	data, _ := os.ReadFile(filepath.Join(h.Dir, "hub.log"))
-	return string(data)
-}
 
 // cleanup ends everything that works in the hub's folder and fails the test
 // for what did not go by itself.
@@ -243,10 +175,6 @@ func (h *Hub) cleanup() {
 		h.t.Errorf("remove the hub's folder: %v", err)
 	}
 }
-
-// Processes are the living processes that have the hub's data in their
-// command line, the hub itself among them.
-func (h *Hub) Processes() []int { return processes(h.exe, h.data) }
 
 // processes of a program that have a folder in their command line.
 func processes(exe, dir string) []int {

@@ -51,6 +51,19 @@ func (h *Hub) WaitState(name string, state api.State) api.GroupStatus {
 	return g
 }
 
+// WaitVM waits until the hub can reach a VM through an agent, and knows no other.
+func (h *Hub) WaitVM(name, agent string) {
+	h.t.Helper()
+	h.Eventually("VM "+name+" is reached through agent "+agent, time.Minute, func() error {
+		var l api.VMs
+		h.JSON(&l, "vm", "list")
+		if len(l.VMs) != 1 || l.VMs[0].Name != name || !l.VMs[0].Reachable || l.VMs[0].Agent != agent {
+			return fmt.Errorf("the hub's VMs are %+v", l.VMs)
+		}
+		return nil
+	})
+}
+
 // WaitDurable waits until everything that the tap had assigned by now is a
 // point, and returns the newest point.
 func (h *Hub) WaitDurable(name string) uint64 {
