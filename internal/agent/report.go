@@ -40,11 +40,10 @@ func (a *Agent) report(ctx context.Context) {
 		}
 		var batch []host.Status
 		for _, g := range a.groups.all() {
-			s := g.status(time.Now())
-			if !all && s.State == r.told[s.ID] {
+			if id, state := g.state(); !all && state == r.told[id] {
 				continue
 			}
-			if batch = append(batch, s); len(batch) == reportAtOnce {
+			if batch = append(batch, g.status(time.Now())); len(batch) == reportAtOnce {
 				r.send(ctx, conn, batch)
 				batch = nil
 			}
@@ -70,6 +69,15 @@ func (r *reporter) send(ctx context.Context, conn *relay.Conn, batch []host.Stat
 	for _, s := range batch {
 		r.told[s.ID] = s.State
 	}
+}
+
+// state is that of the group's status.
+func (g *group) state() (journal.GroupID, protect.State) {
+	life, _, _ := g.now()
+	if life == nil {
+		return g.spec().ID, protect.StateDegraded
+	}
+	return g.spec().ID, life.State()
 }
 
 // status is how the group is, for the hub.

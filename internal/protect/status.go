@@ -146,6 +146,13 @@ func (g *Group) Wait(ctx context.Context, states ...State) error {
 	})
 }
 
+// State is the state in Status, which costs more.
+func (g *Group) State() State {
+	g.status.mu.Lock()
+	defer g.status.mu.Unlock()
+	return g.status.state
+}
+
 // Status tells how the group is now. It asks nobody and never waits.
 func (g *Group) Status() Status {
 	s := &g.status
