@@ -25,15 +25,14 @@ func rpoRow(name string, delay time.Duration, target float64) func(context.Conte
 		dir := filepath.Join(b.dir, name)
 		defer os.RemoveAll(dir)
 		var k *link
-		reach := func(addr string) (string, error) {
-			var err error
-			if k, err = newLink(addr, delay); err != nil {
-				return "", err
+		var reach func(string) (string, error)
+		if delay > 0 {
+			reach = func(addr string) (_ string, err error) {
+				if k, err = newLink(addr, delay); err != nil {
+					return "", err
+				}
+				return k.addr(), nil
 			}
-			return k.addr(), nil
-		}
-		if delay == 0 {
-			reach = nil
 		}
 		h, err := newHost(ctx, dir, 1, oneDisk(rpoVolume), reach)
 		if err != nil {
