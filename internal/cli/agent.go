@@ -45,6 +45,7 @@ counts. The file may be gone once the host has joined.`,
 			if err := a.agentConfig(&cfg, &flags); err != nil {
 				return err
 			}
+			giveWay(cfg.Logger)
 			return agent.Run(cmd.Context(), cfg)
 		},
 	}

@@ -39,6 +39,7 @@ by certificate; see rephub token create.`,
 				}
 				fmt.Fprintln(a.env.Stdout, text)
 			}
+			giveWay(cfg.Logger)
 			return hub.Run(cmd.Context(), cfg)
 		},
 	}

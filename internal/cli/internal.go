@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"log/slog"
+
 	"github.com/spf13/cobra"
 
 	"github.com/rephub/rephub/internal/catalog"
@@ -35,4 +37,11 @@ func (a *app) catalogServerCommand() *cobra.Command {
 	cmd.Flags().StringVar(&cfg.Dir, "dir", "", "its `directory`")
 	must(cmd.MarkFlagRequired("dir"))
 	return cmd
+}
+
+// giveWay has a daemon work behind the VMs of its host.
+func giveWay(log *slog.Logger) {
+	if err := keeper.GiveWay(); err != nil {
+		log.Warn("the VMs of this host do not go before this process", "err", err)
+	}
 }

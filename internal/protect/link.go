@@ -70,7 +70,7 @@ func (g *Group) openLink(ctx context.Context, k *keeper.Client) (*link, error) {
 	g.status.setRing(ring.State)
 	go func() {
 		defer close(l.drained)
-		l.err = ring.Drain(run, tap.DrainConfig{Changed: func() { hint(l.changed) }}, func(r tap.Run) error { return l.sink(run, r) })
+		l.err = ring.Drain(run, tap.DrainConfig{Tick: g.cfg.Gather, Changed: func() { hint(l.changed) }}, func(r tap.Run) error { return l.sink(run, r) })
 		g.stream.end(fmt.Errorf("the ring is not drained any more: %w", l.err))
 	}()
 	return l, nil
@@ -123,6 +123,7 @@ func (l *link) drainTo(ctx context.Context, seq journal.Seq) error {
 	case <-l.keeper.Done():
 		return l.drainDead(ctx)
 	default:
+		l.ring.Wake() // it may be gathering
 		return l.g.stream.waitAppended(ctx, seq)
 	}
 }
@@ -131,6 +132,7 @@ func (l *link) drainTo(ctx context.Context, seq journal.Seq) error {
 // out of it: in the journal, or known to be lost.
 func (l *link) emptied(ctx context.Context, seq journal.Seq) error {
 	mark := l.ring.Mark()
+	l.ring.Wake()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !l.ring.Passed(mark) {

@@ -140,6 +140,9 @@ type Spec struct {
 type Config struct {
 	// RingSize of the keeper's ring in bytes; 256 MiB, half a second of a busy VM's writes. It takes memory only while the journal's disk lags.
 	RingSize int64
+	// Gather is how long writes that come one after the other are gathered before they are journaled together; 2 ms. A write that
+	// comes after a pause is not kept waiting.
+	Gather time.Duration
 	// FenceBusy and FenceIdle are the pauses between fences with and without new writes; 100 ms and 1 s.
 	FenceBusy, FenceIdle time.Duration
 	// SyncEvery is the most that the journal goes without fdatasync while there is something to sync; 50 ms.
@@ -172,6 +175,7 @@ func (c *Config) EnsureDefaults() {
 	if c.RingSize == 0 {
 		c.RingSize = 256 << 20
 	}
+	set(&c.Gather, 2*time.Millisecond)
 	set(&c.FenceBusy, 100*time.Millisecond)
 	set(&c.FenceIdle, time.Second)
 	set(&c.SyncEvery, 50*time.Millisecond)
