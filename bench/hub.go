@@ -11,12 +11,15 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/rephub/rephub/internal/api"
 )
 
 // hub is "rephub hub" with everything below one folder.
 type hub struct {
 	*server
-	dir string
+	dir    string
+	client *api.Client
 }
 
 func startHub(ctx context.Context, dir string, args ...string) (*hub, error) {
@@ -29,9 +32,12 @@ func startHubIn(ctx context.Context, dir, netns string, args ...string) (*hub, e
 		return nil, err
 	}
 	h := &hub{dir: dir}
+	var err error
+	if h.client, err = api.NewClient(h.address()); err != nil {
+		return nil, err
+	}
 	args = append([]string{"hub", "--data", filepath.Join(dir, "data"),
 		"--nbd", "unix:" + filepath.Join(dir, "mounts.sock"), "--api", h.address()}, args...)
-	var err error
 	if netns == "" {
 		h.server, err = start(binary, args...)
 	} else {
@@ -115,23 +121,26 @@ func (h *hub) durable(ctx context.Context, name string) error {
 	})
 }
 
-// groupStatus is what we need of a group's status.
-type groupStatus struct {
-	Name, State, Reason string
-	RPO                 *float64 `json:"rpo_seconds"`
-	LastSeq             uint64   `json:"last_seq"`
-	DurableSeq          uint64   `json:"durable_seq"`
-}
-
-func (h *hub) group(ctx context.Context, name string) (groupStatus, error) {
-	var s struct{ Groups []groupStatus }
-	if err := h.cli(ctx, &s, "status", name); err != nil {
-		return groupStatus{}, err
+// group is a group's status. It is asked for often while something is measured,
+// so no process is started for it.
+func (h *hub) group(ctx context.Context, name string) (api.GroupStatus, error) {
+	s, err := h.client.Status(ctx, name)
+	if err != nil {
+		return api.GroupStatus{}, err
 	}
 	if len(s.Groups) != 1 || s.Groups[0].Name != name {
-		return groupStatus{}, fmt.Errorf("status shows %d groups, not one", len(s.Groups))
+		return api.GroupStatus{}, fmt.Errorf("status shows %d groups, not one", len(s.Groups))
 	}
 	return s.Groups[0], nil
+}
+
+// wholeGroup fails when a group is anything but protected.
+func (h *hub) wholeGroup(ctx context.Context, name string) error {
+	g, err := h.group(ctx, name)
+	if err == nil && g.State != api.StateProtected {
+		err = fmt.Errorf("group %s is %s: %s", name, g.State, g.Reason)
+	}
+	return err
 }
 
 // unprotect forgets a group and its VM.
@@ -140,13 +149,4 @@ func (h *hub) unprotect(ctx context.Context, name string) error {
 		return err
 	}
 	return h.cli(ctx, nil, "vm", "remove", name)
-}
-
-// wholeGroup fails when a group is anything but protected.
-func (h *hub) wholeGroup(ctx context.Context, name string) error {
-	g, err := h.group(ctx, name)
-	if err == nil && g.State != "protected" {
-		err = fmt.Errorf("group %s is %s: %s", name, g.State, g.Reason)
-	}
-	return err
 }

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
+
+	"github.com/rephub/rephub/internal/api"
 )
 
 // compareVolume in bytes, all of it data.
@@ -38,7 +40,7 @@ func compareRow(ctx context.Context, b *bench) error {
 		_ = os.Remove(h.vms[0].socket)
 		if err := h.hub.until(ctx, time.Minute, "see that the VM is gone", func() bool {
 			g, err := h.hub.group(ctx, h.vms[0].vm())
-			return err == nil && g.State != "protected"
+			return err == nil && g.State != api.StateProtected
 		}); err != nil {
 			return 0, err
 		}
@@ -81,10 +83,10 @@ func (h *host) compared(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return false
 		}
-		if began.IsZero() && g.State == "syncing" {
+		if began.IsZero() && g.State == api.StateSyncing {
 			began = time.Now()
 		}
-		if g.State == "protected" {
+		if g.State == api.StateProtected {
 			ended = time.Now()
 		}
 		return !ended.IsZero()

@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/rephub/rephub/internal/api"
 )
 
 const (
@@ -73,12 +72,11 @@ func sampleRPO(ctx context.Context, b *bench, h *host) ([]float64, error) {
 		defer ended()
 		m, err = fio(ctx, l)
 	}()
-	client := unixClient(filepath.Join(h.hub.dir, "api.sock"))
 	var samples []float64
 	var bad error
 	began := time.Now()
 	everyTick(done, rpoPace, func() {
-		rpo, berr := askRPO(ctx, client, h.vms[0].vm())
+		rpo, berr := h.hub.rpoOf(ctx, h.vms[0].vm())
 		if berr != nil {
 			bad = berr
 		} else if time.Since(began) > time.Second {
@@ -97,31 +95,14 @@ func sampleRPO(ctx context.Context, b *bench, h *host) ([]float64, error) {
 	return samples, err
 }
 
-func unixClient(socket string) *http.Client {
-	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		},
-	}}
-}
-
-// askRPO is a group's RPO in seconds; one that is not protected has none.
-func askRPO(ctx context.Context, c *http.Client, group string) (float64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://hub/api/v1/status?group="+group, nil)
+// rpoOf is a group's RPO in seconds; one that is not protected has none.
+func (h *hub) rpoOf(ctx context.Context, group string) (float64, error) {
+	g, err := h.group(ctx, group)
+	if err == nil && (g.State != api.StateProtected || g.RPOSeconds == nil) {
+		err = fmt.Errorf("the group is not protected: %+v", g)
+	}
 	if err != nil {
 		return 0, err
 	}
-	res, err := c.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer res.Body.Close()
-	var s struct{ Groups []groupStatus }
-	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
-		return 0, err
-	}
-	if len(s.Groups) != 1 || s.Groups[0].State != "protected" || s.Groups[0].RPO == nil {
-		return 0, fmt.Errorf("the group is not protected: %+v", s.Groups)
-	}
-	return *s.Groups[0].RPO, nil
+	return *g.RPOSeconds, nil
 }
