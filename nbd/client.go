@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	clientBuffer   = 256 << 10 // input of a client, bytes
-	coalesceUpTo   = 16 << 10  // payloads up to this are copied behind their header, bytes
+	clientBuffer   = 32 << 10 // input of a client, and from where on a payload goes past it, bytes
+	coalesceUpTo   = 16 << 10 // payloads up to this are copied behind their header, bytes
 	defaultFlights = 64
 )
 
@@ -161,7 +161,7 @@ func (c *Client) do(ctx context.Context, k *call, payload []byte) error {
 		k.flags |= flagPayloadLen
 	}
 	if err := c.send(ctx, k, payload); err != nil {
-		k.abandon()
+		k.abandon(c.interrupt)
 		return err
 	}
 	select {
@@ -170,7 +170,7 @@ func (c *Client) do(ctx context.Context, k *call, payload []byte) error {
 	case <-ctx.Done():
 	case <-c.dead:
 	}
-	if k.abandon() { // the reply came at the same time
+	if k.abandon(c.interrupt) { // the reply came at the same time
 		return k.err
 	}
 	if ctx.Err() != nil {

@@ -26,6 +26,8 @@ type call struct {
 
 	mu        sync.Mutex
 	buf       []byte // where a read goes; nil once abandoned
+	lent      bool   // to the reader, which fills buf without mu
+	back      sync.Cond
 	abandoned bool
 	completed bool
 	err       error // valid once done is closed
@@ -34,13 +36,44 @@ type call struct {
 // span is [from, to).
 type span struct{ from, to uint64 }
 
-// abandon gives the caller its buffers back. It reports whether the reply was complete before.
-func (k *call) abandon() (completed bool) {
+// abandon gives the caller its buffers back. If the reader is filling one, interrupt must end that. It reports whether the reply was
+// complete before.
+func (k *call) abandon(interrupt func()) (completed bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	completed = k.completed
 	k.abandoned = true
 	k.buf = nil
-	return k.completed
+	if k.lent {
+		interrupt()
+	}
+	for k.lent {
+		k.back.Wait()
+	}
+	return completed
+}
+
+// lend is the part of the caller's buffer from at on, of n bytes, for the reader to fill; nil if the caller has gone. takeBack follows.
+func (k *call) lend(at, n uint64) []byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.buf == nil {
+		return nil
+	}
+	k.lent, k.back.L = true, &k.mu
+	return k.buf[at : at+n]
+}
+
+// takeBack ends lend. If the caller went meanwhile, resume undoes its interrupt.
+func (k *call) takeBack(resume func()) (interrupted bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.abandoned {
+		resume()
+	}
+	k.lent = false
+	k.back.Broadcast()
+	return k.abandoned
 }
 
 // complete wakes the caller.

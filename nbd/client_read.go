@@ -2,8 +2,11 @@ package nbd
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"time"
 )
 
 // maxReplyExtents bounds the extents in one chunk, as the specification asks servers to.
@@ -86,9 +89,19 @@ func (c *Client) refusal(errno Errno, message string) error {
 	return &RequestError{Errno: errno, Message: message}
 }
 
-// payload passes n bytes of input to a read.
+// payload passes n bytes of input to a read: what is there already through the input buffer, long rests straight to the caller's.
 func (c *Client) payload(k *call, at, n uint64) error {
 	for n > 0 {
+		if c.r.Buffered() == 0 && n >= clientBuffer {
+			m, err := c.fill(k, at, n)
+			if err != nil {
+				return err
+			}
+			at, n = at+m, n-m
+			if m > 0 {
+				continue
+			}
+		}
 		if c.r.Buffered() == 0 {
 			if _, err := c.r.Peek(1); err != nil {
 				return fmt.Errorf("read data: %w", noEOF(err))
@@ -102,6 +115,23 @@ func (c *Client) payload(k *call, at, n uint64) error {
 	}
 	return nil
 }
+
+// fill reads once into the caller's buffer. It returns 0 if the caller has gone, or goes before anything comes.
+func (c *Client) fill(k *call, at, n uint64) (uint64, error) {
+	p := k.lend(at, n)
+	if p == nil {
+		return 0, nil
+	}
+	m, err := c.conn.Read(p)
+	interrupted := k.takeBack(func() { c.conn.SetReadDeadline(time.Time{}) })
+	if m > 0 || interrupted && errors.Is(err, os.ErrDeadlineExceeded) {
+		return uint64(m), nil // an error comes again
+	}
+	return 0, fmt.Errorf("read data: %w", noEOF(err))
+}
+
+// interrupt makes a read of the connection that is under way return.
+func (c *Client) interrupt() { c.conn.SetReadDeadline(aLongTimeAgo) }
 
 // chunkReply handles one chunk.
 func (c *Client) chunkReply(k *call, h chunk) error {

@@ -107,6 +107,10 @@ func (s *script) request() request {
 
 // chunk sends one chunk.
 func (s *script) chunk(r request, t chunkType, flags uint16, payload ...byte) {
+	s.Write(s.chunkBytes(r, t, flags, payload...))
+}
+
+func (s *script) chunkBytes(r request, t chunkType, flags uint16, payload ...byte) []byte {
 	magic := magicChunk
 	if s.extended {
 		magic = magicExtReply
@@ -121,7 +125,7 @@ func (s *script) chunk(r request, t chunkType, flags uint16, payload ...byte) {
 	} else {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
 	}
-	s.Write(append(b, payload...))
+	return append(b, payload...)
 }
 
 func at(off uint64, data ...byte) []byte {
@@ -296,6 +300,46 @@ func TestCancelledReadLeavesItsBufferAlone(t *testing.T) {
 	}
 	wantBytes(t, small, []byte{0, 0})
 	wantBytes(t, buf, bytes.Repeat([]byte{5}, 1024))
+}
+
+// TestCancelledLongReadLeavesItsBufferAlone: the payload was on its way past the input buffer, and stopped in the middle of a chunk.
+func TestCancelledLongReadLeavesItsBufferAlone(t *testing.T) {
+	const n = 512 << 10
+	data := bytes.Repeat([]byte{1}, n)
+	half, cancelled := make(chan struct{}), make(chan struct{})
+	c := scripted(t, DialOptions{NoExtendedHeaders: true, MaxInFlight: 1}, func(s *script) {
+		for range 3 {
+			r := s.request()
+			frame := s.chunkBytes(r, chunkData, chunkDone, at(0, data...)...)
+			s.Write(frame[:n/2])
+			half <- struct{}{}
+			<-cancelled
+			s.Write(frame[n/2:])
+			s.chunk(s.request(), chunkData, chunkDone, at(7, data...)...)
+		}
+		s.request()
+	})
+	for range 3 {
+		ctx, cancel := context.WithCancel(context.Background())
+		buf := make([]byte, n)
+		read := make(chan error, 1)
+		go func() { read <- c.ReadAt(ctx, buf, 0) }()
+		<-half
+		cancel()
+		if err := <-read; !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		for i := range buf { // ours again: the race detector sees anybody else
+			buf[i] = 5
+		}
+		cancelled <- struct{}{}
+		next := make([]byte, n)
+		if err := c.ReadAt(within(t), next, 7); err != nil { // waits for the late reply, as only one request may be in flight
+			t.Fatal(err)
+		}
+		wantBytes(t, next, data)
+		wantBytes(t, buf, bytes.Repeat([]byte{5}, n))
+	}
 }
 
 // TestCancelledWriteIsSentToItsEnd, from a copy, so that the next request is understood.
