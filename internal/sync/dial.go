@@ -13,6 +13,9 @@ import (
 	"github.com/rephub/rephub/internal/digest"
 )
 
+// gatherAt is how many requests without an answer make one wait for others.
+const gatherAt = 8
+
 // DialCurrent is the volume at the other end of conn, where ServeCurrent answers:
 // hashes cross it, no data. It owns conn, also when it fails. Close of conn must
 // end reads and writes under way.
@@ -30,7 +33,7 @@ func DialCurrent(ctx context.Context, conn io.ReadWriteCloser) (Current, error) 
 		return nil, errors.Join(fmt.Errorf("ask for hashes of the replica: %w", err), conn.Close())
 	}
 	c.owned.Go(func() { c.fail(c.receive(r)) })
-	c.owned.Go(func() { c.fail(writeFrames(conn, c.queue, c.done)) })
+	c.owned.Go(func() { c.fail(writeFrames(conn, c.queue, c.done, c.busy)) })
 	return c, nil
 }
 
@@ -207,6 +210,13 @@ func (c *remote) ask(ctx context.Context, t frameType, r block.Range, sums []dig
 	default:
 		return nil, c.over()
 	}
+}
+
+// busy tells whether so much is asked that more will be soon.
+func (c *remote) busy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.mu.calls) >= gatherAt
 }
 
 func (c *remote) forget(id uint64) {

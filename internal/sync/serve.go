@@ -43,8 +43,10 @@ const (
 func ServeCurrent(ctx context.Context, conn io.ReadWriteCloser, h Hasher) error {
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	s := &server{h: h, size: h.Size(), queue: make(chan []byte, serveWorkers)}
-	g.Go(func() error { return writeFrames(conn, s.queue, ctx.Done()) })
+	s := &server{h: h, size: h.Size(), queue: make(chan []byte, serveWorkers), free: make(chan struct{}, serveWorkers)}
+	g.Go(func() error {
+		return writeFrames(conn, s.queue, ctx.Done(), func() bool { return len(s.free) >= serveWorkers/2 })
+	})
 	g.Go(func() error { return s.receive(ctx, conn, g) })
 	err := g.Wait()
 	stop()
@@ -61,6 +63,7 @@ type server struct {
 	size  int64
 	hash  *digest.Hasher
 	queue chan []byte
+	free  chan struct{} // a token for each request worked on
 }
 
 // request is one of the client's; they are pooled.
@@ -81,10 +84,9 @@ func (s *server) receive(ctx context.Context, conn io.ReadWriter, g *errgroup.Gr
 	if err := s.greet(ctx, conn, r); err != nil {
 		return err
 	}
-	free := make(chan struct{}, serveWorkers)
 	for {
 		select {
-		case free <- struct{}{}:
+		case s.free <- struct{}{}:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -100,7 +102,7 @@ func (s *server) receive(ctx context.Context, conn io.ReadWriter, g *errgroup.Gr
 			return r.wrong(t, "it does not ask about blocks of a volume of %d bytes", s.size)
 		}
 		g.Go(func() error {
-			defer func() { requests.Put(q); <-free }()
+			defer func() { requests.Put(q); <-s.free }()
 			return s.answer(ctx, q)
 		})
 	}

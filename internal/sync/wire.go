@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"time"
 
 	"github.com/rephub/rephub/block"
 	"github.com/rephub/rephub/internal/digest"
@@ -169,12 +170,19 @@ func (f *frames) wrong(t frameType, format string, args ...any) error {
 	return &WireError{Offset: f.at, Type: uint8(t), Detail: fmt.Sprintf(format, args...)}
 }
 
-// joinWrites is how many bytes of waiting frames go out in one write.
-const joinWrites = 64 << 10
+const (
+	// joinWrites is how many bytes of waiting frames go out in one write.
+	joinWrites = 64 << 10
+	// gatherFor is how long frames wait for others behind them, while more are to come anyhow: on a fast way each write wakes somebody at
+	// every step of it, and that would take a compare a tenth of its processor time.
+	gatherFor = time.Millisecond
+)
 
-// writeFrames writes frames, those that wait in one go, until done or an error.
-func writeFrames(w io.Writer, queue <-chan []byte, done <-chan struct{}) error {
+// writeFrames writes frames, those that come together in one go, until done or an error. more tells whether others are to come soon.
+func writeFrames(w io.Writer, queue <-chan []byte, done <-chan struct{}, more func() bool) error {
 	var buf []byte
+	wait := time.NewTimer(0)
+	defer wait.Stop()
 	for {
 		select {
 		case p := <-queue:
@@ -182,12 +190,28 @@ func writeFrames(w io.Writer, queue <-chan []byte, done <-chan struct{}) error {
 		case <-done:
 			return nil
 		}
-		for more := true; more && len(buf) < joinWrites; {
+		var late <-chan time.Time
+		if more() {
+			wait.Reset(gatherFor)
+			late = wait.C
+		}
+		for open := true; open && len(buf) < joinWrites; {
 			select {
 			case p := <-queue:
 				buf = append(buf, p...)
+				continue
 			default:
-				more = false
+			}
+			if open = late != nil; !open {
+				break
+			}
+			select {
+			case p := <-queue:
+				buf = append(buf, p...)
+			case <-late:
+				open = false
+			case <-done:
+				return nil
 			}
 		}
 		if _, err := w.Write(buf); err != nil {
