@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,6 +48,22 @@ func TestKeeperStopped(t *testing.T) {
 			until(t, "the keeper knows that the taps are gone", func() bool { return c.Taps() == 0 })
 		})
 	}
+}
+
+// TestKeeperSilent: a keeper that does not answer, for whatever reason, hangs its VMs; the watch frees them.
+func TestKeeperSilent(t *testing.T) {
+	c := startKeeper(t, "--thaw", "-1s")
+	openRing(t, c, "g", 1<<20)
+	taps := attach(t, c, "g", 1)
+	until(t, "the controller has the tap", func() bool { return c.Taps() == 1 })
+	watched := make(chan error, 1)
+	go func() { watched <- Watch(testContext(t), c, WatchConfig{Leave: true, Stopped: time.Hour}) }()
+	write(t, taps[0], 0, "before")
+	unix.Kill(c.PID(), unix.SIGSTOP)
+	<-taps[0].Done()
+	wantErr(t, "Watch", <-watched, ErrSilent)
+	unix.Kill(c.PID(), unix.SIGCONT)
+	until(t, "the keeper knows that the tap is gone", func() bool { return c.Taps() == 0 })
 }
 
 // TestStoppedAndNobodyThere: a keeper that is stopped goes on without anybody's help, again and again.

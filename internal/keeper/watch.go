@@ -1,11 +1,9 @@
 package keeper
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,11 +17,14 @@ var (
 
 // WatchConfig tunes Watch. Zero fields are the defaults named here.
 type WatchConfig struct {
-	// Stopped is how long the keeper may be stopped (state T) until the taps are cut; default 150 ms.
+	// Stopped is how long the keeper may be stopped (state T) until the taps are cut; default 100 ms.
 	Stopped time.Duration
-	// Silent is how long a ping may go unanswered until the taps are cut; default 400 ms.
+	// Silent is how long a ping may go unanswered until the taps are cut; default 100 ms.
 	Silent time.Duration
-	// Tick is how often to look; default 30 ms.
+	// Starved is Silent while the keeper does not answer because it waits for a processor; default 400 ms. It would answer as soon as it
+	// gets one, and a QEMU may crash when it loses its tap.
+	Starved time.Duration
+	// Tick is how often to look; default 25 ms.
 	Tick time.Duration
 	// Leave does without the attempt to continue (SIGCONT) a stopped keeper before its taps are cut.
 	Leave bool
@@ -35,13 +36,16 @@ const pingEvery = 100 * time.Millisecond
 // EnsureDefaults fills zero fields.
 func (c *WatchConfig) EnsureDefaults() {
 	if c.Stopped == 0 {
-		c.Stopped = 150 * time.Millisecond
+		c.Stopped = 100 * time.Millisecond
 	}
 	if c.Silent == 0 {
-		c.Silent = 400 * time.Millisecond
+		c.Silent = 100 * time.Millisecond
+	}
+	if c.Starved == 0 {
+		c.Starved = 400 * time.Millisecond
 	}
 	if c.Tick == 0 {
-		c.Tick = 30 * time.Millisecond
+		c.Tick = 25 * time.Millisecond
 	}
 }
 
@@ -71,7 +75,8 @@ func Watch(ctx context.Context, c *Client, cfg WatchConfig) error {
 	defer p.Close()
 	tick := time.NewTicker(cfg.Tick)
 	defer tick.Stop()
-	var stopped, silent patience
+	var stopped, silent, starved patience
+	queue := runQueue{pid: c.pid}
 	var ping <-chan reply
 	var id uint64
 	defer func() { c.forget(id) }()
@@ -103,7 +108,11 @@ func Watch(ctx context.Context, c *Client, cfg WatchConfig) error {
 			ping = nil
 		default:
 		}
-		if silent.tick(ping != nil, since, cfg.Tick) >= cfg.Silent {
+		waits := ping != nil && queue.waits(since)
+		if ping == nil {
+			queue.forget()
+		}
+		if silent.tick(ping != nil && !waits, since, cfg.Tick) >= cfg.Silent || starved.tick(ping != nil, since, cfg.Tick) >= cfg.Starved {
 			c.cutOff("silent")
 			return ErrSilent
 		}
@@ -119,27 +128,4 @@ func Watch(ctx context.Context, c *Client, cfg WatchConfig) error {
 func (c *Client) cutOff(why string) {
 	n := c.CutOff()
 	c.log.Error("keeper hangs: its taps are cut off", "pid", c.pid, "found", why, "taps", n)
-}
-
-// proc is another process, by a descriptor that never comes to mean a later one of the same number.
-type proc struct{ stat *os.File }
-
-func openProc(pid int) (proc, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return proc{}, fmt.Errorf("open process %d: %w", pid, err)
-	}
-	return proc{f}, nil
-}
-
-// Close forgets the process.
-func (p proc) Close() error { return p.stat.Close() }
-
-// stopped reports whether a signal has stopped it. (A debugger's stop counts too: the VM waits no less.)
-func (p proc) stopped() bool {
-	var buf [512]byte
-	n, _ := p.stat.ReadAt(buf[:], 0)
-	// PID (NAME) STATE …; the name may hold anything.
-	i := bytes.LastIndexByte(buf[:n], ')')
-	return i >= 0 && i+2 < n && (buf[i+2] == 'T' || buf[i+2] == 't')
 }
