@@ -123,28 +123,6 @@ func (h *Hashes) Pieces(ctx context.Context, r block.Range, dst []digest.Sum) ([
 	return dst, nil
 }
 
-// Keep makes the hashes that are missing, so that the next compare does not have
-// to. pace is called after n bytes were hashed, and may wait; its error ends Keep.
-func (h *Hashes) Keep(ctx context.Context, pace func(ctx context.Context, n int64) error) error {
-	buf := hashBuffers.Get().(*hashBuffer)
-	defer hashBuffers.Put(buf)
-	synced := h.s.SyncProgress(h.latest.id)
-	for at := int64(0); at < min(synced, h.Size()); at += hashStep {
-		w := hashing{h: h, buf: buf, r: block.Range{Off: at, Len: min(hashStep, h.Size()-at)}, synced: synced}
-		again, err := w.run(ctx)
-		for again && err == nil {
-			again, err = w.run(ctx)
-		}
-		if err == nil && w.hashed > 0 {
-			err = pace(ctx, w.hashed)
-		}
-		if err != nil {
-			return fmt.Errorf("hash volume %d at %d: %w", h.latest.id, at, err)
-		}
-	}
-	return nil
-}
-
 // hashing is the work on the pieces of one step.
 type hashing struct {
 	h      *Hashes
@@ -156,13 +134,12 @@ type hashing struct {
 	floor   uint64 // what the base holds
 	durable uint64 // seq
 
-	im     image
-	first  int64 // chunk
-	n      int
-	hashed int64 // bytes
-	sums   [hashStep / digest.Chunk]digest.Sum
-	known  [hashStep / digest.Chunk]kept
-	last   [hashStep / digest.Chunk]uint64 // newest seq that touched the piece, + 1
+	im    image
+	first int64 // chunk
+	n     int
+	sums  [hashStep / digest.Chunk]digest.Sum
+	known [hashStep / digest.Chunk]kept
+	last  [hashStep / digest.Chunk]uint64 // newest seq that touched the piece, + 1
 }
 
 // piece is the i-th part.
@@ -263,7 +240,6 @@ func (w *hashing) compute(i int, p block.Range) (hole bool, err error) {
 	if err := w.im.fill(data, p.Off, w.buf.part); err != nil {
 		return false, err
 	}
-	w.hashed += p.Len
 	w.buf.blocks = w.h.hash.AppendBlocks(w.buf.blocks[:0], data)
 	w.sums[i] = w.h.hash.Join(w.buf.blocks)
 	return false, nil

@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -117,34 +116,5 @@ func TestHashModel(t *testing.T) {
 	}
 	if known < 200 {
 		t.Errorf("only %d hashes were ever kept", known)
-	}
-}
-
-// Keep makes what is missing, and only that.
-func TestHashesKeep(t *testing.T) {
-	w := newWorld(t, 600)
-	w.history(40)
-	w.whole()
-	h, err := w.s.Hashes(1)
-	must(t, err)
-	var n int64
-	count := func(_ context.Context, k int64) error { n += k; return nil }
-	must(t, h.Keep(t.Context(), count))
-	if n < 2*digest.Chunk || w.keptHashes(h) != volSize/digest.Chunk {
-		t.Errorf("%d bytes hashed, %d hashes kept", n, w.keptHashes(h))
-	}
-	tail := n - 2*digest.Chunk // it is no whole chunk, and hashed every time unless it is a hole
-	n = 0
-	w.append(w.batch(op{vol: 1, off: digest.Chunk, n: 1, data: []byte{1}}))
-	w.whole()
-	must(t, h.Keep(t.Context(), count))
-	if want := digest.Chunk + tail; n != want {
-		t.Errorf("%d bytes hashed again, want %d", n, want)
-	}
-	w.checkHashes()
-	w.append(w.batch(op{vol: 1, off: 0, n: 1, data: []byte{1}}))
-	bad := errors.New("stop")
-	if err := h.Keep(t.Context(), func(context.Context, int64) error { return bad }); !errors.Is(err, bad) {
-		t.Errorf("got %v", err)
 	}
 }
