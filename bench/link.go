@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"net"
 	"sync"
 	"time"
@@ -79,19 +78,5 @@ func (k *link) carry(to, from net.Conn) {
 	}
 	_, _ = to.Close(), from.Close()
 	for range way { // lets the reader go
-	}
-}
-
-// everyTick calls f at a pace until ctx ends.
-func everyTick(ctx context.Context, pace time.Duration, f func()) {
-	tick := time.NewTicker(pace)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			f()
-		}
 	}
 }

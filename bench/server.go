@@ -102,6 +102,20 @@ func (s *server) until(ctx context.Context, limit time.Duration, what string, do
 	return nil
 }
 
+// everyTick calls f at a pace until ctx ends.
+func everyTick(ctx context.Context, pace time.Duration, f func()) {
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			f()
+		}
+	}
+}
+
 // nbdkit starts nbdkit with a plugin on a unix socket.
 func nbdkit(ctx context.Context, socket string, args ...string) (*server, error) {
 	_ = os.Remove(socket)
