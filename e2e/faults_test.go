@@ -90,7 +90,7 @@ func rounds(w *world, faults []fault, most int) {
 	if rig.Budget(0) > 0 || os.Getenv("REPHUB_FAULT") != "" {
 		most = len(faults)
 	}
-	for n := 0; n == 0 || time.Now().Before(end); {
+	for n, first := 0, true; first || n > 0 && time.Now().Before(end); first = false {
 		for _, i := range w.rng.Perm(len(faults))[:most] {
 			f := faults[i]
 			if only := os.Getenv("REPHUB_FAULT"); f.stalls && !w.disk.CanStall() || !strings.Contains(f.name, only) {
