@@ -9,6 +9,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -105,6 +108,24 @@ func startHub(t testing.TB, h *Hub) *Hub {
 
 // Address is where the hub's API is.
 func (h *Hub) Address() string { return "unix:" + filepath.Join(h.Dir, "api.sock") }
+
+// Metrics is what Prometheus would get.
+func (h *Hub) Metrics() string {
+	h.t.Helper()
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(h.Address(), "unix:"))
+	}}}
+	resp, err := c.Get("http://hub/metrics")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	p, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		h.t.Fatalf("metrics: %s, %v", resp.Status, err)
+	}
+	return string(p)
+}
 
 // Start starts the hub and waits until it answers.
 func (h *Hub) Start(args ...string) {

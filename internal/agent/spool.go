@@ -103,11 +103,15 @@ func (s *spool) reclaim() {
 func (s *spool) count() {
 	s.order.Lock()
 	defer s.order.Unlock()
+	s.share.set(s.kept())
+}
+
+// kept is what the spool has for the hub, in whole segments, bytes.
+func (s *spool) kept() int64 {
 	if s.sender.Durable().Serial >= s.Log.Serial() {
-		s.share.set(0)
-		return
+		return 0
 	}
-	s.share.set(s.Log.Bytes())
+	return s.Log.Bytes()
 }
 
 // appended counts, and wakes the sender.

@@ -47,6 +47,7 @@ type GroupStatus struct {
 	Volumes        []VolumeStatus `json:"volumes" nullable:"false"`
 	HistorySeconds float64        `json:"history_seconds" doc:"promised history"`
 	JournalBytes   int64          `json:"journal_bytes"`
+	SpoolBytes     int64          `json:"spool_bytes,omitempty" doc:"what the agent keeps because the hub has not confirmed it, about; left out when that is nothing, or not known"`
 	HeldSeq        uint64         `json:"held_seq,omitempty" doc:"the point from which on history is kept longer than history_seconds"`
 	HistoryNote    string         `json:"history_note,omitempty" doc:"why the history is longer than history_seconds, for people"`
 	OldestTime     *time.Time     `json:"oldest_time,omitempty" doc:"time of first_seq; left out while the disk is too slow to tell"`

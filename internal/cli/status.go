@@ -14,6 +14,9 @@ import (
 	"github.com/rephub/rephub/internal/api"
 )
 
+// behind is the RPO in seconds from which on what a host has not sent yet is worth a word.
+const behind = 5
+
 // statusInterval is how often a watched status is asked for.
 const statusInterval = time.Second
 
@@ -133,6 +136,9 @@ func groupsTable(t *table, groups []api.GroupStatus) {
 		reason := g.Reason
 		if p := syncTotals(g); p.TotalBytes > 0 {
 			reason = fmt.Sprintf("%s %s of %s", p.Step, bytesText(p.DoneBytes), bytesText(p.TotalBytes))
+		}
+		if reason == "" && g.SpoolBytes > 0 && g.RPOSeconds != nil && *g.RPOSeconds > behind {
+			reason = fmt.Sprintf("about %s of earlier writes are on their way from the host", bytesText(g.SpoolBytes))
 		}
 		if reason == "" {
 			reason = g.HistoryNote

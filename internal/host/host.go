@@ -131,7 +131,7 @@ type Status struct {
 	Age     time.Duration  `json:"age_ns"`
 	Volumes []VolumeStatus `json:"volumes"`
 	Stalled string         `json:"stalled,omitempty"` // why the hub takes nothing now, in its words
-	// SpoolBytes are on their way to the hub.
+	// SpoolBytes are kept for the hub, in whole segments of the spool.
 	SpoolBytes int64 `json:"spool_bytes"`
 }
 

@@ -189,6 +189,9 @@ func (g *agentGroup) Status() api.GroupStatus {
 		State: api.State(s.State), Reason: s.Reason, Hint: s.Hint, Epoch: uint64(durable.Epoch),
 		LastSeq: uint64(max(s.Last, log.Appended())), FencedSeq: uint64(max(s.Fenced, durable.LastFence.Seq)),
 	}
+	if fresh {
+		out.SpoolBytes = s.SpoolBytes
+	}
 	switch {
 	case !fresh:
 		g.away(&out)

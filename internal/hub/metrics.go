@@ -18,10 +18,12 @@ var (
 	descDurable  = groupDesc("group_durable_seq", "Newest point, durable and fenced")
 	descFirst    = groupDesc("group_first_seq", "Oldest point that can be mounted")
 	descJournal  = groupDesc("group_journal_bytes", "Bytes of the journal")
+	descSpool    = groupDesc("group_spool_bytes", "What the group's agent keeps because the hub has not confirmed it")
 	descSyncDone = groupDesc("volume_sync_done_bytes", "How far the running sync of a volume is", "volume", "kind")
 	descSyncAll  = groupDesc("volume_sync_total_bytes", "What the running sync of a volume has to do", "volume", "kind")
 	descMounts   = prometheus.NewDesc("rephub_mounts", "Mounts that are served", nil, nil)
 	descConns    = prometheus.NewDesc("rephub_mount_connections", "Clients of all mounts", nil, nil)
+	descAgents   = prometheus.NewDesc("rephub_agents_online", "Agents that are connected", nil, nil)
 	descTasks    = prometheus.NewDesc("rephub_tasks_running", "Tasks that run", nil, nil)
 	descCatalog  = prometheus.NewDesc("rephub_catalog_restarts", "Times the catalog's server had to be started again", nil, nil)
 )
@@ -33,8 +35,8 @@ func groupDesc(name, help string, labels ...string) *prometheus.Desc {
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descState, descRPO, descLast, descFenced, descDurable, descFirst, descJournal, descSyncDone, descSyncAll,
-		descMounts, descConns, descTasks, descCatalog,
+		descState, descRPO, descLast, descFenced, descDurable, descFirst, descJournal, descSpool, descSyncDone, descSyncAll,
+		descMounts, descConns, descAgents, descTasks, descCatalog,
 	} {
 		ch <- d
 	}
@@ -46,7 +48,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	for _, e := range c.h.entries() {
-		collectGroup(gauge, e.status())
+		g := e.status()
+		collectGroup(gauge, g)
+		if e.record().Agent != "" {
+			gauge(descSpool, float64(g.SpoolBytes), g.Name)
+		}
 	}
 	served, conns := 0, 0
 	for _, m := range c.h.mounts.List() {
@@ -57,6 +63,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descMounts, float64(served))
 	gauge(descConns, float64(conns))
+	gauge(descAgents, float64(len(c.h.agents.all())))
 	running := 0
 	for _, t := range c.h.tasks.list().Tasks {
 		if t.State == api.TaskRunning {
