@@ -3,11 +3,14 @@ package keeper
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,20 +53,75 @@ func TestKeeperStopped(t *testing.T) {
 	}
 }
 
-// TestKeeperSilent: a keeper that does not answer, for whatever reason, hangs its VMs; the watch frees them.
+// TestKeeperSilent: a keeper that does not answer, for whatever reason, hangs its VMs; the watch frees them, also when the processors are busy.
 func TestKeeperSilent(t *testing.T) {
-	c := startKeeper(t, "--thaw", "-1s")
+	for _, busy := range []bool{false, true} {
+		t.Run(fmt.Sprint("busy=", busy), func(t *testing.T) {
+			c := startKeeper(t, "--thaw", "-1s")
+			openRing(t, c, "g", 1<<20)
+			taps := attach(t, c, "g", 1)
+			until(t, "the controller has the tap", func() bool { return c.Taps() == 1 })
+			watched := make(chan error, 1)
+			go func() { watched <- Watch(testContext(t), c, WatchConfig{Leave: true, Stopped: time.Hour}) }()
+			write(t, taps[0], 0, "before")
+			if busy {
+				for range 4 * runtime.NumCPU() {
+					spawn(t, "yes")
+				}
+			}
+			unix.Kill(c.PID(), unix.SIGSTOP)
+			<-taps[0].Done()
+			wantErr(t, "Watch", <-watched, ErrSilent)
+			unix.Kill(c.PID(), unix.SIGCONT)
+			until(t, "the keeper knows that the tap is gone", func() bool { return c.Taps() == 0 })
+		})
+	}
+}
+
+// TestWatchBusy: a watcher whose own process is too busy to take in answers blames nobody for it.
+func TestWatchBusy(t *testing.T) {
+	c := startKeeper(t)
 	openRing(t, c, "g", 1<<20)
 	taps := attach(t, c, "g", 1)
 	until(t, "the controller has the tap", func() bool { return c.Taps() == 1 })
-	watched := make(chan error, 1)
-	go func() { watched <- Watch(testContext(t), c, WatchConfig{Leave: true, Stopped: time.Hour}) }()
-	write(t, taps[0], 0, "before")
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	for range 16 * runtime.GOMAXPROCS(0) {
+		busy.Go(func() {
+			var sum [sha256.Size]byte
+			for ctx.Err() == nil {
+				for range 1000 {
+					sum = sha256.Sum256(sum[:])
+				}
+			}
+		})
+	}
+	if err := Watch(ctx, c, WatchConfig{}); err != nil {
+		t.Error(err)
+	}
+	write(t, taps[0], 0, "after")
+}
+
+// TestWatchLate: a look that comes late counts as long as two of them, and the first that finds a keeper stopped as nothing.
+func TestWatchLate(t *testing.T) {
+	c := startKeeper(t, "--thaw", "-1s")
+	p, err := openProc(c.PID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	w := watcher{c: c, cfg: WatchConfig{Leave: true}, proc: p}
+	w.cfg.EnsureDefaults()
 	unix.Kill(c.PID(), unix.SIGSTOP)
-	<-taps[0].Done()
-	wantErr(t, "Watch", <-watched, ErrSilent)
-	unix.Kill(c.PID(), unix.SIGCONT)
-	until(t, "the keeper knows that the tap is gone", func() bool { return c.Taps() == 0 })
+	defer unix.Kill(c.PID(), unix.SIGCONT)
+	awaitStop(t, c.PID())
+	for i, want := range []error{nil, nil, ErrStopped} {
+		if err := w.look(time.Hour); err != want {
+			t.Fatalf("look %d after an hour each: %v, want %v", i, err, want)
+		}
+	}
 }
 
 // TestStoppedAndNobodyThere: a keeper that is stopped goes on without anybody's help, again and again.

@@ -55,7 +55,7 @@ func (k *Link) Get(ctx context.Context) (*Client, error) {
 // watch frees the VMs of a keeper that hangs, for as long as the connection lives.
 func (k *Link) watch(c *Client) {
 	if err := Watch(context.Background(), c, WatchConfig{}); err != nil {
-		k.cfg.Logger.Error("the tap keeper hung, its taps were cut off", "err", err)
+		k.cfg.Logger.Warn("connect to the tap keeper anew", "err", err)
 		_ = c.Close() // a new connection finds out what is left of it
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -16,61 +15,41 @@ const (
 	schedBatch = 3
 
 	giveWaySlice = 100_000_000 // ns; the longest that the kernel allows
-	giveWayNice  = 10
 )
 
-// GiveWay makes this process work behind the VMs and the keeper of its host: it does not interrupt who runs, and who wakes up interrupts it.
-// Its share of busy processors becomes a tenth of a VM's, never nothing; on idle ones it is as fast as before. What it starts
-// inherits that, but for a keeper. Without the right to take it back (CAP_SYS_NICE) the share stays as it is.
+// GiveWay makes this process let the VMs and the keeper of its host go first: it does not interrupt who runs, and who wakes up interrupts it.
+// Its share of busy processors stays as it was. What it starts inherits that, but for a keeper. A process that runs under another policy
+// than the usual one was given it by somebody, and keeps it.
 //
 // A process that handles the writes of a VM in bursts, and did not do so, would make the VM wait for the end of a burst: up to
 // 4 ms with the usual 250 Hz timer. The long slice works from Linux 6.12 on, the rest everywhere.
 func GiveWay() error {
-	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: schedBatch, Runtime: giveWaySlice}
 	was, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
 		return fmt.Errorf("read the scheduling policy: %w", err)
 	}
-	if attr.Nice = was.Nice; was.Nice < giveWayNice && mayRaise() {
-		attr.Nice = giveWayNice
+	if was.Policy != schedOther {
+		return nil
 	}
-	return scheduleAll(attr)
+	return eachThread(func(tid int) error {
+		return unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: schedBatch, Runtime: giveWaySlice, Nice: was.Nice}, 0)
+	})
 }
 
-// goBefore takes back a GiveWay of who started this process.
-func goBefore() error {
-	was, err := unix.SchedGetAttr(0, 0)
+// takeBack takes back a GiveWay for a thread; 0 is the calling one.
+func takeBack(tid int) error {
+	was, err := unix.SchedGetAttr(tid, 0)
+	if err == nil && was.Policy == schedBatch {
+		err = unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: schedOther, Nice: was.Nice}, 0)
+	}
 	if err != nil {
-		return fmt.Errorf("read the scheduling policy: %w", err)
+		return fmt.Errorf("take back the scheduling policy: %w", err)
 	}
-	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: schedOther, Nice: min(was.Nice, 0)}
-	err = scheduleAll(attr)
-	if errors.Is(err, unix.EPERM) {
-		attr.Nice = was.Nice
-		err = scheduleAll(attr)
-	}
-	return err
+	return nil
 }
 
-// mayRaise tries whether a thread that made itself nicer can take it back.
-func mayRaise() bool {
-	may := make(chan bool)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		was, err := unix.SchedGetAttr(0, 0)
-		if err != nil {
-			may <- false
-			return
-		}
-		nicer := *was
-		nicer.Nice = min(was.Nice+1, 19)
-		may <- unix.SchedSetAttr(0, &nicer, 0) == nil && unix.SchedSetAttr(0, was, 0) == nil
-	}()
-	return <-may
-}
-
-// scheduleAll sets the policy of every thread. Later ones inherit it; one that an earlier thread starts meanwhile is seen by the next look.
-func scheduleAll(attr unix.SchedAttr) error {
+// eachThread calls do for every thread. Later ones inherit what it sets; one that an earlier thread starts meanwhile is seen by the next look.
+func eachThread(do func(tid int) error) error {
 	done := make(map[int]bool)
 	for again := true; again; {
 		again = false
@@ -83,7 +62,7 @@ func scheduleAll(attr unix.SchedAttr) error {
 			if err != nil || done[tid] {
 				continue
 			}
-			if err := unix.SchedSetAttr(tid, &attr, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			if err := do(tid); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("set the scheduling policy: %w", err)
 			}
 			done[tid], again = true, true

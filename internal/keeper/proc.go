@@ -50,8 +50,8 @@ type runQueue struct {
 // schedstat is how long a thread has run, and waited to run.
 type schedstat struct{ ran, waited time.Duration }
 
-// waits reports whether a thread has waited for a processor for a good part of the time since the last look. Without one, or where
-// the kernel does not tell, it is false.
+// waits reports whether a thread has waited for a processor for a good part of the time since the last look. Without one, for a new
+// thread, or where the kernel does not tell, it is false.
 func (q *runQueue) waits(since time.Duration) bool {
 	now, found := make(map[string]schedstat), false
 	dir := filepath.Join("/proc", strconv.Itoa(q.pid), "task")
@@ -80,6 +80,3 @@ func (q *runQueue) waits(since time.Duration) bool {
 	q.last = now
 	return found
 }
-
-// forget makes the next look the first.
-func (q *runQueue) forget() { q.last = nil }

@@ -22,7 +22,7 @@ func hardenProcess(log *slog.Logger) {
 			break
 		}
 	}
-	if err := goBefore(); err != nil {
+	if err := eachThread(takeBack); err != nil {
 		log.Warn("the keeper stays at the priority of who started it", "err", err)
 	}
 	if lim := (unix.Rlimit{}); unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && lim.Cur < lim.Max {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,21 +50,6 @@ func (c *WatchConfig) EnsureDefaults() {
 	}
 }
 
-// patience counts how long something has lasted, in the watcher's own timely ticks: when the watcher itself did not get to run, the machine
-// is starved, and nothing is known about the keeper.
-type patience struct{ lasted time.Duration }
-
-// tick adds a tick that came since after the one before, and returns the time counted.
-func (p *patience) tick(on bool, since, tick time.Duration) time.Duration {
-	switch {
-	case !on:
-		p.lasted = 0
-	case since <= 2*tick:
-		p.lasted += since
-	}
-	return p.lasted
-}
-
 // Watch is the last resort against a keeper that hangs and so hangs its VMs: it cuts their taps (CutOff). It returns what it found after doing
 // so, ErrStopped or ErrSilent; nil when ctx or the client's connection ends.
 func Watch(ctx context.Context, c *Client, cfg WatchConfig) error {
@@ -73,59 +59,126 @@ func Watch(ctx context.Context, c *Client, cfg WatchConfig) error {
 		return fmt.Errorf("watch keeper: %w", err)
 	}
 	defer p.Close()
-	tick := time.NewTicker(cfg.Tick)
-	defer tick.Stop()
-	var stopped, silent, starved patience
-	queue := runQueue{pid: c.pid}
-	var ping <-chan reply
-	var id uint64
-	defer func() { c.forget(id) }()
-	last, asked := time.Now(), time.Time{}
+	found := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and its priority with it
+		if err := takeBack(0); err != nil {
+			c.log.Warn("the keeper is watched at the priority of this process", "err", err)
+		}
+		w := watcher{c: c, cfg: cfg, proc: p, queue: runQueue{pid: c.pid}}
+		defer w.hangUp()
+		found <- w.run(ctx)
+	}()
+	return <-found
+}
+
+// watcher is a running Watch.
+type watcher struct {
+	c     *Client
+	cfg   WatchConfig
+	proc  proc
+	queue runQueue
+	pulse *pulse // nil until there is a connection
+	asked time.Time
+
+	halted                   bool // at the last look
+	stopped, silent, starved patience
+}
+
+// patience counts how long something has lasted.
+type patience struct{ lasted time.Duration }
+
+// add adds a time to what was counted if it was so all the time, and returns that.
+func (p *patience) add(on bool, d time.Duration) time.Duration {
+	p.lasted += d
+	if !on {
+		p.lasted = 0
+	}
+	return p.lasted
+}
+
+func (w *watcher) run(ctx context.Context) error {
+	last := time.Now()
 	for {
+		// The thread sleeps by itself: a timer would need another one of this process to get a processor.
+		pause := unix.NsecToTimespec(w.cfg.Tick.Nanoseconds())
+		_ = unix.Nanosleep(&pause, nil) // shorter after a signal, and no harm done
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-c.done:
+		case <-w.c.done:
 			return nil
-		case <-tick.C:
+		default:
 		}
 		now := time.Now()
 		since := now.Sub(last)
 		last = now
-		if c.Taps() == 0 {
+		if w.c.Taps() == 0 {
 			continue // nobody to save
 		}
-		halted := p.stopped()
-		if halted && !cfg.Leave {
-			unix.Kill(c.pid, unix.SIGCONT)
+		if err := w.look(since); err != nil {
+			n := w.c.CutOff()
+			w.c.log.Error("keeper hangs: its taps are cut off", "pid", w.c.pid, "found", err, "taps", n)
+			return err
 		}
-		if stopped.tick(halted, since, cfg.Tick) >= cfg.Stopped {
-			c.cutOff("stopped")
-			return ErrStopped
-		}
-		select {
-		case <-ping:
-			ping = nil
-		default:
-		}
-		waits := ping != nil && queue.waits(since)
-		if ping == nil {
-			queue.forget()
-		}
-		if silent.tick(ping != nil && !waits, since, cfg.Tick) >= cfg.Silent || starved.tick(ping != nil, since, cfg.Tick) >= cfg.Starved {
-			c.cutOff("silent")
-			return ErrSilent
-		}
-		if ping == nil && now.Sub(asked) >= pingEvery {
-			asked = now
-			if ping, id, err = c.start(request{Op: opPing}); err != nil {
-				ping = nil // the connection is ending
-			}
-		}
+		w.ask(now)
 	}
 }
 
-func (c *Client) cutOff(why string) {
-	n := c.CutOff()
-	c.log.Error("keeper hangs: its taps are cut off", "pid", c.pid, "found", why, "taps", n)
+// look finds out how the keeper is, since after the last look.
+func (w *watcher) look(since time.Duration) error {
+	// Of a look that comes late not all counts: the machine is short of processors, or has slept.
+	count := min(since, 2*w.cfg.Tick)
+	before := w.halted
+	if w.halted = w.proc.stopped(); w.halted && !w.cfg.Leave {
+		unix.Kill(w.c.pid, unix.SIGCONT)
+	}
+	if w.stopped.add(w.halted && before, count) >= w.cfg.Stopped {
+		return ErrStopped
+	}
+	pending := w.unanswered()
+	waits := pending && w.queue.waits(since)
+	if w.silent.add(pending && !waits, count) >= w.cfg.Silent || w.starved.add(pending, count) >= w.cfg.Starved {
+		return ErrSilent
+	}
+	return nil
+}
+
+// unanswered reports whether the keeper owes an answer.
+func (w *watcher) unanswered() bool {
+	if w.pulse == nil {
+		return false
+	}
+	if err := w.pulse.hear(); err != nil {
+		w.hangUp() // if the keeper has ended, the client's connection has, too
+		return false
+	}
+	return w.pulse.pending()
+}
+
+// ask sends a ping when it is time to.
+func (w *watcher) ask(now time.Time) {
+	if now.Sub(w.asked) < pingEvery || w.pulse != nil && w.pulse.pending() {
+		return
+	}
+	w.asked = now
+	var err error
+	if w.pulse == nil {
+		w.pulse, err = openPulse(w.c.cfg.Dir)
+	}
+	if err == nil {
+		w.queue.waits(0) // what the next look compares with
+		err = w.pulse.ask()
+	}
+	if err != nil {
+		w.c.log.Debug("ask the keeper for a sign of life", "err", err)
+		w.hangUp()
+	}
+}
+
+func (w *watcher) hangUp() {
+	if w.pulse != nil {
+		w.pulse.Close()
+		w.pulse = nil
+	}
 }

@@ -63,7 +63,7 @@ func (g *Group) openLink(ctx context.Context, k *keeper.Client) (*link, error) {
 	}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l := &link{g: g, keeper: k, ring: ring, stop: stop, drained: make(chan struct{}), changed: make(chan struct{}, 1)}
-	g.stream.end(nil)
+	g.stream.begin(ring.Wake)
 	if st := ring.State(); st.Consumed > g.log.Appended() {
 		l.lose(st.Consumed)
 	}

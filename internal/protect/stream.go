@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	gosync "sync"
+	"time"
 
 	"github.com/rephub/rephub/block"
 	"github.com/rephub/rephub/internal/sync"
@@ -31,8 +32,12 @@ type stream struct {
 		gosync.Mutex
 		moved chan struct{} // closed when something was appended, if anybody waits
 		ended error         // no more tap writes will come: the ring is gone or void
+		hurry func()        // has what is gathered appended now; nil without a ring
 	}
 }
+
+// unhurried is how long who waits for the journal leaves writes to be gathered.
+const unhurried = 2 * time.Millisecond
 
 // ticket is a range that a sync reads now.
 type ticket struct {
@@ -112,14 +117,16 @@ func (s *stream) control(epoch journal.Epoch, recs ...journal.Control) error {
 	return s.log.AppendControl(epoch, recs...)
 }
 
-// waitAppended returns when the journal has everything up to seq.
+// waitAppended returns when the journal has everything up to seq, and sees to it that this is not gathered for long.
 func (s *stream) waitAppended(ctx context.Context, seq journal.Seq) error {
+	late := time.NewTimer(unhurried)
+	defer late.Stop()
 	for {
 		s.progress.Lock()
 		if s.progress.moved == nil {
 			s.progress.moved = make(chan struct{})
 		}
-		moved, ended := s.progress.moved, s.progress.ended
+		moved, ended, hurry := s.progress.moved, s.progress.ended, s.progress.hurry
 		s.progress.Unlock()
 		if s.log.Appended() >= seq {
 			return nil
@@ -129,16 +136,27 @@ func (s *stream) waitAppended(ctx context.Context, seq journal.Seq) error {
 		}
 		select {
 		case <-moved:
+		case <-late.C:
+			if hurry != nil {
+				hurry()
+			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// end fails everybody who waits, and will wait, for tap writes; nil lets them wait again.
+// begin lets those who wait for tap writes wait: they come again, and hurry (may be nil) has what is gathered of them appended.
+func (s *stream) begin(hurry func()) {
+	s.progress.Lock()
+	defer s.progress.Unlock()
+	s.progress.ended, s.progress.hurry = nil, hurry
+}
+
+// end fails everybody who waits, and will wait, for tap writes.
 func (s *stream) end(err error) {
 	s.progress.Lock()
-	s.progress.ended = err
+	s.progress.ended, s.progress.hurry = err, nil
 	s.progress.Unlock()
 	s.wake()
 }

@@ -92,6 +92,24 @@ func TestCommitEndsWithTheRing(t *testing.T) {
 	}
 }
 
+// A commit does not wait until writes have been gathered for long.
+func TestCommitHurries(t *testing.T) {
+	s, _ := streamOn(t)
+	y := &syncStream{stream: s, volume: 1, epoch: 1, last: func() journal.Seq { return 2 }}
+	hurried := make(chan struct{})
+	s.begin(func() { close(hurried) })
+	r := block.Range{Len: 4096}
+	ticket := y.Begin(r)
+	defer y.End(ticket)
+	done := make(chan error, 1)
+	go func() { done <- y.Commit(t.Context(), ticket, r, nil) }()
+	<-hurried
+	s.taps(t, 2, write(2, 0, bytes.Repeat([]byte{1}, 4096)))
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // A sync leaves the reserve of the journal's disk alone, as the taps' writes do.
 func TestSyncStopsAtTheReserve(t *testing.T) {
 	s := newStream(nil) // the journal is not even asked
