@@ -3,7 +3,10 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +92,44 @@ func TestAgentIsBehind(t *testing.T) {
 	r.hub.Eventually("nothing is on its way", time.Minute, func() error {
 		if n := r.hub.Group("vm").SpoolBytes; n > 0 {
 			return fmt.Errorf("%d bytes are", n)
+		}
+		return nil
+	})
+}
+
+// A disk that is plugged in after all disks of a VM were protected is told of,
+// and the hint says how to protect it.
+func TestDiskComesLater(t *testing.T) {
+	r := newRemote(t, vmtest.Config{})
+	late := filepath.Join(t.TempDir(), "late.img")
+	if err := os.WriteFile(late, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.q.Must("blockdev-add", map[string]any{
+		"driver": "raw", "node-name": "late", "file": map[string]any{"driver": "file", "filename": late},
+	}, nil)
+	r.hub.Eventually("the status tells of it", time.Minute, func() error {
+		if g := r.hub.Group("vm"); g.State != api.StateProtected || !slices.Equal(g.Unprotected, []string{"vm/late"}) {
+			return fmt.Errorf("%s, unprotected: %v", g.State, g.Unprotected)
+		}
+		return nil
+	})
+	out := r.hub.Must("status", "vm")
+	for _, want := range []string{"vm/late came later and no group protects it", "hint: rephub protect vm --volume late --group NAME"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if got := r.hub.Metrics(); !strings.Contains(got, `rephub_group_unprotected_volumes{group="vm"} 1`) {
+		t.Errorf("not in the metrics:\n%s", got)
+	}
+	r.hub.Must("protect", "vm", "--volume", "late", "--group", "late", "--wait")
+	r.hub.Eventually("all is protected", time.Minute, func() error {
+		if g := r.hub.Group("vm"); g.State != api.StateProtected || len(g.Unprotected) > 0 {
+			return fmt.Errorf("%s, unprotected: %v", g.State, g.Unprotected)
+		}
+		if g := r.hub.Group("late"); len(g.Unprotected) > 0 {
+			return fmt.Errorf("group late misses %v", g.Unprotected)
 		}
 		return nil
 	})

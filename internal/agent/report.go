@@ -90,7 +90,7 @@ func (g *group) status(now time.Time) host.Status {
 	s := life.Status()
 	out := host.Status{
 		ID: spec.ID, State: s.State, Reason: s.Reason, Hint: s.Hint,
-		Epoch: s.Epoch, Last: s.Last, Fenced: s.Fenced, Point: s.Durable, Age: -1, SpoolBytes: spool.kept(),
+		Epoch: s.Epoch, Last: s.Last, Fenced: s.Fenced, Point: s.Durable, Age: -1, SpoolBytes: spool.kept(), Others: s.Others,
 	}
 	if !s.PointTime.IsZero() {
 		out.Age = max(0, now.Sub(s.PointTime))

@@ -45,6 +45,7 @@ type GroupStatus struct {
 	// Ranges are the seqs that can be mounted, from and to included.
 	Ranges         [][2]uint64    `json:"ranges" nullable:"false"`
 	Volumes        []VolumeStatus `json:"volumes" nullable:"false"`
+	Unprotected    []string       `json:"unprotected,omitempty" doc:"volumes, as VM/NODE, that its VMs got after all they had was protected, and that no group protects"`
 	HistorySeconds float64        `json:"history_seconds" doc:"promised history"`
 	JournalBytes   int64          `json:"journal_bytes"`
 	SpoolBytes     int64          `json:"spool_bytes,omitempty" doc:"what the agent keeps because the hub has not confirmed it, about; left out when that is nothing, or not known"`

@@ -36,6 +36,7 @@ type Group struct {
 	History time.Duration   `json:"history_ns"`
 	Volumes []Volume        `json:"volumes"`
 	Created time.Time       `json:"created"`
+	Whole   bool            `json:"whole,omitempty"` // all volumes of its VMs were meant
 	Agent   string          `json:"agent,omitempty"` // id of the one that protects it; none: the hub itself
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -113,12 +114,24 @@ func statusTable(t *table, st api.Status, detail bool) {
 		return
 	}
 	for i := range st.Groups {
+		hints(t.w, &st.Groups[i])
 		fmt.Fprintln(t.w)
 		volumesTable(t, &st.Groups[i])
 		fmt.Fprintln(t.w)
 		rangesTable(t, &st.Groups[i])
 		fmt.Fprintln(t.w)
 		historyTable(t, &st.Groups[i])
+	}
+}
+
+// hints say what to do about what is not right.
+func hints(w io.Writer, g *api.GroupStatus) {
+	if g.Hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", oneLine(g.Hint))
+	}
+	for _, v := range g.Unprotected {
+		vm, disk, _ := strings.Cut(v, "/")
+		fmt.Fprintf(w, "hint: rephub protect %s --volume %s --group NAME protects %s in a group of its own\n", oneLine(vm), oneLine(disk), oneLine(v))
 	}
 }
 
@@ -139,6 +152,12 @@ func groupsTable(t *table, groups []api.GroupStatus) {
 		}
 		if reason == "" && g.SpoolBytes > 0 && g.RPOSeconds != nil && *g.RPOSeconds > behind {
 			reason = fmt.Sprintf("about %s of earlier writes are on their way from the host", bytesText(g.SpoolBytes))
+		}
+		if n := len(g.Unprotected); reason == "" && n > 0 {
+			reason = fmt.Sprintf("%s came later and no group protects it", g.Unprotected[0])
+			if n > 1 {
+				reason = fmt.Sprintf("%d volumes came later and no group protects them", n)
+			}
 		}
 		if reason == "" {
 			reason = g.HistoryNote

@@ -131,6 +131,8 @@ type Status struct {
 	Age     time.Duration  `json:"age_ns"`
 	Volumes []VolumeStatus `json:"volumes"`
 	Stalled string         `json:"stalled,omitempty"` // why the hub takes nothing now, in its words
+	// Others are the volumes of its VMs that are not the group's.
+	Others []protect.DiskName `json:"others,omitempty"`
 	// SpoolBytes are kept for the hub, in whole segments of the spool.
 	SpoolBytes int64 `json:"spool_bytes"`
 }

@@ -190,7 +190,7 @@ func (g *agentGroup) Status() api.GroupStatus {
 		LastSeq: uint64(max(s.Last, log.Appended())), FencedSeq: uint64(max(s.Fenced, durable.LastFence.Seq)),
 	}
 	if fresh {
-		out.SpoolBytes = s.SpoolBytes
+		out.SpoolBytes, out.Unprotected = s.SpoolBytes, namesOf(s.Others)
 	}
 	switch {
 	case !fresh:

@@ -19,6 +19,7 @@ var (
 	descFirst    = groupDesc("group_first_seq", "Oldest point that can be mounted")
 	descJournal  = groupDesc("group_journal_bytes", "Bytes of the journal")
 	descSpool    = groupDesc("group_spool_bytes", "What the group's agent keeps because the hub has not confirmed it")
+	descMissed   = groupDesc("group_unprotected_volumes", "Volumes that the group's VMs got later and that no group protects")
 	descSyncDone = groupDesc("volume_sync_done_bytes", "How far the running sync of a volume is", "volume", "kind")
 	descSyncAll  = groupDesc("volume_sync_total_bytes", "What the running sync of a volume has to do", "volume", "kind")
 	descMounts   = prometheus.NewDesc("rephub_mounts", "Mounts that are served", nil, nil)
@@ -35,7 +36,7 @@ func groupDesc(name, help string, labels ...string) *prometheus.Desc {
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descState, descRPO, descLast, descFenced, descDurable, descFirst, descJournal, descSpool, descSyncDone, descSyncAll,
+		descState, descRPO, descLast, descFenced, descDurable, descFirst, descJournal, descSpool, descMissed, descSyncDone, descSyncAll,
 		descMounts, descConns, descAgents, descTasks, descCatalog,
 	} {
 		ch <- d
@@ -53,6 +54,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		if e.record().Agent != "" {
 			gauge(descSpool, float64(g.SpoolBytes), g.Name)
 		}
+		gauge(descMissed, float64(len(c.h.uncovered(e, g.Unprotected))), g.Name)
 	}
 	served, conns := 0, 0
 	for _, m := range c.h.mounts.List() {

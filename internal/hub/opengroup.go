@@ -163,7 +163,7 @@ func (g *localGroup) Status() api.GroupStatus {
 	s := g.life.Load().Status()
 	out := api.GroupStatus{
 		State: api.State(s.State), Reason: s.Reason, Hint: s.Hint, Epoch: uint64(s.Epoch),
-		LastSeq: uint64(s.Last), FencedSeq: uint64(s.Fenced),
+		LastSeq: uint64(s.Last), FencedSeq: uint64(s.Fenced), Unprotected: namesOf(s.Others),
 	}
 	g.points(&out, s.PointTime)
 	for _, v := range s.Volumes {

@@ -40,7 +40,7 @@ func (h *Hub) Protect(ctx context.Context, req api.ProtectRequest) (api.Task, er
 	}
 	r := groupRecord{Group: catalog.Group{
 		ID: newGroupID(), Name: name, Hub: h.data.id, Intent: catalog.IntentProtect,
-		History: historyOf(req), Created: time.Now().UTC(),
+		History: historyOf(req), Created: time.Now().UTC(), Whole: len(req.Volumes) == 0,
 	}}
 	for i, vmName := range req.VMs {
 		if slices.Contains(req.VMs[:i], vmName) {

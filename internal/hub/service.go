@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/protect"
 )
 
 // Info implements api.Service.
@@ -69,7 +72,28 @@ func (h *Hub) told(ctx context.Context, e *entry) api.GroupStatus {
 	st := e.status()
 	h.explain(ctx, e, &st)
 	st.Agent = h.agents.name(ctx, e.record().Agent)
+	st.Unprotected = h.uncovered(e, st.Unprotected)
 	return st
+}
+
+// namesOf are volumes as VM/NODE.
+func namesOf(disks []protect.DiskName) (names []string) {
+	for _, d := range disks {
+		names = append(names, d.VM+"/"+d.Disk)
+	}
+	return names
+}
+
+// uncovered is which of the volumes that a group does not have nobody protects,
+// though all volumes of its VMs were meant.
+func (h *Hub) uncovered(e *entry, names []string) []string {
+	if r := e.record(); !r.Whole || r.Intent == catalog.IntentStop {
+		return nil
+	}
+	return slices.DeleteFunc(names, func(n string) bool {
+		vmName, disk, _ := strings.Cut(n, "/")
+		return h.groupOf(vmName, disk) != ""
+	})
 }
 
 // CreateCheckpoint implements api.Service.

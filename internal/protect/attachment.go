@@ -189,6 +189,7 @@ func (m *machine) look(ctx context.Context, g *Group) error {
 	if err != nil {
 		return fmt.Errorf("list its volumes: %w", err)
 	}
+	g.noteOthers(m, all)
 	m.disks, m.missing = m.disks[:0], ""
 	for _, v := range g.spec.Volumes {
 		if v.VM != m.ref.Name {
@@ -209,6 +210,17 @@ func (m *machine) look(ctx context.Context, g *Group) error {
 		return fmt.Errorf("list its dirty bitmaps: %w", err)
 	}
 	return nil
+}
+
+// noteOthers tells the status which volumes of a VM are not the group's.
+func (g *Group) noteOthers(m *machine, all []vm.Volume) {
+	var others []DiskName
+	for _, d := range all {
+		if !slices.ContainsFunc(g.spec.Volumes, func(v Volume) bool { return v.VM == m.ref.Name && v.Disk == d.Name }) {
+			others = append(others, DiskName{VM: m.ref.Name, Disk: d.Name})
+		}
+	}
+	g.status.setOthers(m.ref.Name, others)
 }
 
 // tapOf finds the tap on a disk.
@@ -324,6 +336,7 @@ func (a *attachment) checkBypass(ctx context.Context, m *machine) error {
 	if err != nil {
 		return fmt.Errorf("VM %s: list its volumes: %w", m.ref.Name, err)
 	}
+	a.g.noteOthers(m, all)
 	for _, d := range m.disks {
 		if !slices.ContainsFunc(all, func(v vm.Volume) bool { return v.Name == d.Disk && v.Node == d.now.Node }) {
 			return &UnpluggedError{d.Name()}

@@ -31,8 +31,9 @@ type status struct {
 	reason  string // a sentence for people; empty when protected
 	hint    string
 	syncs   map[journal.VolumeID]SyncStatus
-	ring    func() tap.State // of the ring in use, nil without one
-	changed chan struct{}    // closed and replaced when the state changes
+	ring    func() tap.State      // of the ring in use, nil without one
+	others  map[string][]DiskName // by VM, when it was last asked
+	changed chan struct{}         // closed and replaced when the state changes
 }
 
 // SyncStatus is how far a volume's sync is.
@@ -54,6 +55,14 @@ type Status struct {
 	PointTime time.Time
 	Ranges    []journal.SeqRange // durable ones
 	Volumes   []VolumeStatus
+	// Others are the volumes that the group's VMs have besides, as far as is known.
+	Others []DiskName
+}
+
+// DiskName names a volume of a VM.
+type DiskName struct {
+	VM   string `json:"vm"`
+	Disk string `json:"disk"`
 }
 
 // VolumeStatus is a volume of a group.
@@ -101,6 +110,16 @@ func (s *status) setSync(id journal.VolumeID, v *SyncStatus) {
 		next[id] = *v
 	}
 	s.syncs = next
+}
+
+// setOthers notes what a VM has besides the group's volumes.
+func (s *status) setOthers(vm string, disks []DiskName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.others == nil {
+		s.others = map[string][]DiskName{}
+	}
+	s.others[vm] = disks
 }
 
 func (s *status) setRing(ring func() tap.State) {
@@ -162,6 +181,9 @@ func (g *Group) Status() Status {
 	out := Status{
 		State: s.state, Reason: s.reason, Hint: s.hint,
 		Epoch: durable.Epoch, Last: g.log.Appended(), Fenced: g.fences.seq(), Ranges: durable.Ranges,
+	}
+	for _, vm := range g.spec.VMs {
+		out.Others = append(out.Others, s.others[vm.Name]...)
 	}
 	if s.ring != nil {
 		out.Last = max(out.Last, s.ring().Last)

@@ -3,6 +3,7 @@ package protect
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	gosync "sync"
 	"sync/atomic"
@@ -56,6 +57,37 @@ func TestUnplugged(t *testing.T) {
 	gone.Store(false)
 	g.reach(StateProtected)
 	g.equal(q)
+}
+
+// A volume that its VM has besides is told of, from when it comes to when it goes.
+func TestOthers(t *testing.T) {
+	s := newSite(t)
+	q := vmtest.Start(t, vmtest.Config{Disks: []vmtest.Disk{{Node: "a"}}})
+	var there atomic.Bool
+	s.wrap = func(v vm.VM) vm.VM { return moreVM{v, &there} }
+	g := s.start(q)
+	g.reach(StateProtected)
+	for _, now := range []bool{false, true, false} {
+		there.Store(now)
+		g.until(fmt.Sprint("it is told of: ", now), func(st Status) bool {
+			told := slices.Equal(st.Others, []DiskName{{"vma", "more"}})
+			return st.State == StateProtected && told == now && (told || len(st.Others) == 0)
+		})
+	}
+}
+
+// moreVM shows a volume more while it is there.
+type moreVM struct {
+	vm.VM
+	there *atomic.Bool
+}
+
+func (m moreVM) Volumes(ctx context.Context) ([]vm.Volume, error) {
+	all, err := m.VM.Volumes(ctx)
+	if err == nil && m.there.Load() {
+		all = append(all, vm.Volume{Name: "more", Node: "more"})
+	}
+	return all, err
 }
 
 // lostVM is a conversation that can be lost while the VM goes on.
