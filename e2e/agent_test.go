@@ -134,3 +134,44 @@ func TestDiskComesLater(t *testing.T) {
 		return nil
 	})
 }
+
+// A hub is gone for good: the taps leave the VMs without it.
+func TestReleaseWithoutAHub(t *testing.T) {
+	r := newRemote(t, vmtest.Config{})
+	r.hub.Kill()
+	release := func(args ...string) (string, error) {
+		return r.agent.Run(append([]string{"agent", "release", "--data", r.agent.Data()}, args...)...)
+	}
+	if out, err := release("vm"); err == nil || !strings.Contains(out, "stop that agent") {
+		t.Errorf("while the agent runs: %v: %s", err, out)
+	}
+	r.agent.Stop()
+	if out, err := release("other"); err == nil || !strings.Contains(out, "its groups: vm") {
+		t.Errorf("a group that is not there: %v: %s", err, out)
+	}
+	if out, err := release("vm"); err != nil || !strings.Contains(out, "released vm") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var jobs []struct{ Device string }
+	r.q.Must("query-block-jobs", nil, &jobs)
+	if len(jobs) > 0 {
+		t.Errorf("taps are left: %v", jobs)
+	}
+	var nodes []struct {
+		Node    string `json:"node-name"`
+		Bitmaps []any  `json:"dirty-bitmaps"`
+	}
+	r.q.Must("query-named-block-nodes", nil, &nodes)
+	for _, n := range nodes {
+		if len(n.Bitmaps) > 0 {
+			t.Errorf("dirty bitmaps are left on %s: %v", n.Node, n.Bitmaps)
+		}
+	}
+	if left, err := os.ReadDir(filepath.Join(r.agent.Data(), "groups")); err != nil || len(left) > 0 {
+		t.Errorf("groups are left: %v, %v", left, err)
+	}
+	r.load.Stop()
+	if out, err := release("--all"); err != nil || !strings.Contains(out, "nothing") {
+		t.Errorf("a second time: %v: %s", err, out)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -62,6 +63,12 @@ func NewAgent(t testing.TB, h *Hub, n *Network, cfg AgentConfig) *Agent {
 func (a *Agent) Start(args ...string) {
 	a.t.Helper()
 	a.launch(append(a.args[:len(a.args):len(a.args)], args...)...)
+}
+
+// Run runs the program on the agent's host and returns what it printed.
+func (a *Agent) Run(args ...string) (string, error) {
+	out, err := exec.Command(a.exe, args...).CombinedOutput()
+	return string(out), err
 }
 
 // Keeper is the process of the agent's tap keeper.

@@ -38,7 +38,7 @@ type groups struct {
 // specRecord is a group's file.
 type specRecord struct {
 	host.Group
-	Dropped bool `json:"dropped,omitempty"` // the hub does not know it any more
+	Dropped bool `json:"dropped,omitempty"` // it is not to be here any more
 }
 
 func newGroups(ctx context.Context, a *Agent, dir string) *groups {
@@ -50,6 +50,16 @@ func newGroups(ctx context.Context, a *Agent, dir string) *groups {
 
 // restore goes on with the groups of an earlier run.
 func (gs *groups) restore() error {
+	return gs.kept(func(r specRecord) {
+		gs.begin(r.Group)
+		if r.Dropped {
+			gs.drop(r.Group)
+		}
+	})
+}
+
+// kept visits the groups of an earlier run.
+func (gs *groups) kept(visit func(specRecord)) error {
 	entries, err := os.ReadDir(gs.dir)
 	if err != nil {
 		return fmt.Errorf("list groups: %w", err)
@@ -67,10 +77,7 @@ func (gs *groups) restore() error {
 		case err != nil:
 			gs.a.cfg.Logger.Error("what is known of a group cannot be read; the others go on, and the hub tells it again", "dir", dir, "err", err)
 		default:
-			gs.begin(r.Group)
-			if r.Dropped {
-				gs.drop(r.Group)
-			}
+			visit(r)
 		}
 	}
 	return nil
@@ -168,7 +175,7 @@ func (gs *groups) forget(ids []journal.GroupID) error {
 			continue
 		}
 		spec := g.spec()
-		gs.a.cfg.Logger.Info("the hub does not have the group here any more, its taps are taken away", "group", spec.Name)
+		gs.a.cfg.Logger.Info("the group is forgotten, its taps are taken away", "group", spec.Name)
 		spec.Goal = protect.GoalStop
 		if err := gs.write(specRecord{Group: spec, Dropped: true}); err != nil {
 			return err

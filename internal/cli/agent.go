@@ -62,7 +62,7 @@ counts. The file may be gone once the host has joined.`,
 	f.StringVar(&cfg.Limit, "limit", "", "limit the bytes per second to the hub by a `TIMETABLE`: 20M, or 'mon-fri 08:00-18:00 20M; unlimited'; the first that fits counts")
 	f.StringVar(&flags.level, "log-level", "info", "what to log: debug, info, warn or error")
 	must(cmd.MarkFlagDirname("data"))
-	cmd.AddCommand(a.agentListCommand(), a.agentRemoveCommand())
+	cmd.AddCommand(a.agentListCommand(), a.agentRemoveCommand(), a.agentReleaseCommand())
 	return cmd
 }
 
