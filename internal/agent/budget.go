@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -9,14 +11,16 @@ import (
 	"github.com/rephub/rephub/internal/vfs"
 )
 
-// budget bounds the bytes of all spools together.
+// budget bounds the bytes of all spools together, and of those that were put
+// aside: these are kept as long as nobody needs their room.
 type budget struct {
 	limit int64
 	used  atomic.Int64
 
 	mu struct {
 		sync.Mutex
-		spools []*spool // that are open
+		spools []*spool         // that are open
+		aside  map[string]int64 // bytes of folders
 	}
 }
 
@@ -42,6 +46,58 @@ func (b *budget) reclaim() {
 	}
 }
 
+// keep counts the folder of a spool that was put aside, as it is now: there, gone, or another.
+func (b *budget) keep(dir string) error {
+	n, err := sizeOf(dir)
+	if err != nil {
+		return fmt.Errorf("measure the spool put aside: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used.Add(n - b.mu.aside[dir])
+	if b.mu.aside == nil {
+		b.mu.aside = map[string]int64{}
+	}
+	b.mu.aside[dir] = n
+	return nil
+}
+
+func sizeOf(dir string) (n int64, err error) {
+	list, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	for _, e := range list {
+		if info, err := e.Info(); err == nil {
+			n += info.Size()
+		}
+	}
+	return n, err
+}
+
+// dropAside removes what was put aside. What cannot be removed still counts.
+func (b *budget) dropAside() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for dir, n := range b.mu.aside {
+		if n > 0 && os.RemoveAll(dir) == nil {
+			b.used.Add(-n)
+			delete(b.mu.aside, dir)
+		}
+	}
+}
+
+// fits makes room until no more than limit bytes are used, and tells whether it could.
+func (b *budget) fits(limit int64) bool {
+	if b.used.Load() <= limit {
+		return true
+	}
+	if b.reclaim(); b.used.Load() > limit {
+		b.dropAside()
+	}
+	return b.used.Load() <= limit
+}
+
 // SpoolFullError: the hub could not be reached for so long, or takes so little,
 // that the spool has no room for more.
 type SpoolFullError struct{ Limit int64 }
@@ -57,29 +113,18 @@ func (e *SpoolFullError) Hint() string {
 
 // room is nil while n bytes more fit.
 func (b *budget) room(n int64) error {
-	if b.used.Load()+n <= b.limit {
-		return nil
-	}
-	b.reclaim()
-	if b.used.Load()+n > b.limit {
+	if !b.fits(b.limit - n) {
 		return &SpoolFullError{b.limit}
 	}
 	return nil
 }
 
 // sparse tells whether the spools hold so little that a sync may add to it.
-func (b *budget) sparse() bool {
-	if b.used.Load() > b.limit/4 {
-		b.reclaim()
-	}
-	return b.used.Load() <= b.limit/4
-}
+func (b *budget) sparse() bool { return b.fits(b.limit / 4) }
 
 // space is what of the budget and of the disk there is, whichever is less.
 func (b *budget) space(disk vfs.Space) vfs.Space {
-	if b.used.Load() > b.limit/2 {
-		b.reclaim()
-	}
+	b.fits(b.limit / 2)
 	left := max(0, b.limit-b.used.Load())
 	if disk.Free < left {
 		return disk

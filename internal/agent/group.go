@@ -54,6 +54,9 @@ func newGroup(ctx context.Context, a *Agent, dir string, spec host.Group) *group
 
 // run lives one life after the other until ctx ends or the group is stopped.
 func (g *group) run(ctx context.Context) {
+	if err := g.a.budget.keep(g.aside()); err != nil {
+		g.logger.Warn("a spool that was put aside is not counted", "err", err)
+	}
 	for ctx.Err() == nil {
 		err := g.live(ctx)
 		if ctx.Err() != nil {

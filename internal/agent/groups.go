@@ -214,6 +214,9 @@ func (gs *groups) drop(spec host.Group) {
 		if err := os.RemoveAll(g.dir); err != nil {
 			gs.a.cfg.Logger.Warn("remove a group's folder", "dir", g.dir, "err", err)
 		}
+		if err := gs.a.budget.keep(g.aside()); err != nil {
+			gs.a.cfg.Logger.Warn("count what is left of a group", "dir", g.dir, "err", err)
+		}
 	})
 }
 

@@ -193,13 +193,19 @@ func (g *group) distrust() error {
 	return protect.Distrust(vfs.OS(), g.dir, g.spec().Volumes)
 }
 
+// aside is where the last spool is that was put aside, if any.
+func (g *group) aside() string { return filepath.Join(g.dir, "spool.aside") }
+
 // setAside puts a spool away that is not the hub's past. It is never merged.
 func (g *group) setAside(s *spool) error {
-	aside := filepath.Join(g.dir, "spool.aside")
+	aside := g.aside()
 	if err := errors.Join(g.distrust(), os.RemoveAll(aside)); err != nil {
 		return err
 	}
 	g.logger.Warn("the hub does not take the spool, it is put aside and the volumes are compared", "aside", aside,
 		"unsent", int64(s.Log.Serial())-int64(s.sender.Durable().Serial))
-	return os.Rename(s.dir, aside)
+	if err := os.Rename(s.dir, aside); err != nil {
+		return err
+	}
+	return g.a.budget.keep(aside)
 }
