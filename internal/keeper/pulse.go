@@ -17,8 +17,8 @@ type pulse struct {
 	asked, answered uint64 // ids of the last ping and of the last answer
 }
 
-// openPulse connects to the keeper of a directory. It never waits.
-func openPulse(dir string) (*pulse, error) {
+// openPulse connects to the keeper of a directory, which must be that process. It never waits.
+func openPulse(dir string, pid int) (*pulse, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("make a socket: %w", err)
@@ -26,6 +26,10 @@ func openPulse(dir string) (*pulse, error) {
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: filepath.Join(dir, controlName)}); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("connect to keeper: %w", err)
+	}
+	if cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err != nil || int(cred.Pid) != pid {
+		unix.Close(fd)
+		return nil, fmt.Errorf("%w: another process is there now", ErrGone)
 	}
 	return &pulse{fd: fd}, nil
 }

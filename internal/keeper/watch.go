@@ -164,7 +164,7 @@ func (w *watcher) ask(now time.Time) {
 	w.asked = now
 	var err error
 	if w.pulse == nil {
-		w.pulse, err = openPulse(w.c.cfg.Dir)
+		w.pulse, err = openPulse(w.c.cfg.Dir, w.c.pid)
 	}
 	if err == nil {
 		w.queue.waits(0) // what the next look compares with
