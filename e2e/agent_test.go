@@ -170,7 +170,16 @@ func TestReleaseWithoutAHub(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(r.agent.Data(), "groups")); err != nil || len(left) > 0 {
 		t.Errorf("groups are left: %v, %v", left, err)
 	}
-	r.load.Stop()
+	damaged := filepath.Join(r.agent.Data(), "groups", "damaged")
+	if err := errors.Join(os.Mkdir(damaged, 0o700), os.WriteFile(filepath.Join(damaged, "group.json"), []byte("nonsense"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := release("--all"); err == nil || !strings.Contains(out, damaged) {
+		t.Errorf("what is known of a group is damaged: %v: %s", err, out)
+	}
+	if err := os.RemoveAll(damaged); err != nil {
+		t.Fatal(err)
+	}
 	if out, err := release("--all"); err != nil || !strings.Contains(out, "nothing") {
 		t.Errorf("a second time: %v: %s", err, out)
 	}

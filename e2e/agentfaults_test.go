@@ -337,8 +337,10 @@ func (w *world) overflowNarrow() {
 	w.t.Helper()
 	w.net.Proxy.Set(rig.Weather{Rate: 10e6 / 8})
 	defer w.net.Proxy.Set(rig.Weather{})
-	w.overflow()
-	w.degraded()
+	w.flood()
+	w.flood()
+	w.degraded() // for a while; then there is room for a sync
+	w.lasting()
 }
 
 // overflow writes more than ring and spool hold together.

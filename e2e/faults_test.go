@@ -203,7 +203,9 @@ func (w *world) fillDisk() {
 	w.disk.Fill()
 	defer w.disk.GiveBack()
 	w.some()
-	w.degraded()
+	if w.short == 0 { // a short history gives space back by itself
+		w.degraded()
+	}
 	if w.rng.IntN(2) == 0 {
 		w.flood()
 	}

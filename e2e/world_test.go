@@ -257,7 +257,7 @@ func (w *world) degraded() {
 	w.hub.Eventually("the group is degraded", time.Minute, func() error {
 		w.alive()
 		if g := w.status(); g.State != api.StateDegraded {
-			return fmt.Errorf("it is %s", g.State)
+			return fmt.Errorf("it is %s, with points from %d to %d of %d", g.State, g.FirstSeq, g.DurableSeq, g.LastSeq)
 		}
 		return nil
 	})

@@ -48,12 +48,12 @@ func (b *budget) reclaim() {
 
 // keep counts the folder of a spool that was put aside, as it is now: there, gone, or another.
 func (b *budget) keep(dir string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	n, err := sizeOf(dir)
 	if err != nil {
 		return fmt.Errorf("measure the spool put aside: %w", err)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.used.Add(n - b.mu.aside[dir])
 	if b.mu.aside == nil {
 		b.mu.aside = map[string]int64{}

@@ -50,19 +50,20 @@ func newGroups(ctx context.Context, a *Agent, dir string) *groups {
 
 // restore goes on with the groups of an earlier run.
 func (gs *groups) restore() error {
-	return gs.kept(func(r specRecord) {
+	_, err := gs.kept(func(r specRecord) {
 		gs.begin(r.Group)
 		if r.Dropped {
 			gs.drop(r.Group)
 		}
 	})
+	return err
 }
 
-// kept visits the groups of an earlier run.
-func (gs *groups) kept(visit func(specRecord)) error {
+// kept visits the groups of an earlier run, and returns the folders of those that are damaged.
+func (gs *groups) kept(visit func(specRecord)) (damaged []string, err error) {
 	entries, err := os.ReadDir(gs.dir)
 	if err != nil {
-		return fmt.Errorf("list groups: %w", err)
+		return nil, fmt.Errorf("list groups: %w", err)
 	}
 	for _, e := range entries {
 		dir := filepath.Join(gs.dir, e.Name())
@@ -72,15 +73,16 @@ func (gs *groups) kept(visit func(specRecord)) error {
 		case errors.Is(err, os.ErrNotExist):
 			// It was being made, or removed.
 			if err := os.RemoveAll(dir); err != nil {
-				return err
+				return nil, err
 			}
 		case err != nil:
 			gs.a.cfg.Logger.Error("what is known of a group cannot be read; the others go on, and the hub tells it again", "dir", dir, "err", err)
+			damaged = append(damaged, dir)
 		default:
 			visit(r)
 		}
 	}
-	return nil
+	return damaged, nil
 }
 
 // begin lets a group live.

@@ -8,9 +8,11 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/host"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/relay"
@@ -28,6 +30,10 @@ func Release(ctx context.Context, cfg Config, names []string, tell func(group, r
 	if _, err := os.Stat(cfg.Data); err != nil {
 		return nil, api.Errorf(api.CodeNotFound, "there is no agent's data: %v", err).WithHint("name its directory with --data")
 	}
+	watcher, err := newWatcher(&cfg)
+	if err != nil {
+		return nil, err
+	}
 	data, err := openData(cfg.Data)
 	if err != nil {
 		return nil, err
@@ -39,40 +45,62 @@ func Release(ctx context.Context, cfg Config, names []string, tell func(group, r
 	a.up = newUplink("", cfg.Version, nil, relay.Config{}, cfg.Logger) // which nobody runs
 	a.groups = newGroups(ctx, a, data.join("groups"))
 	defer a.groups.close()
-	ids, released, err := a.groups.named(names)
+	a.vms.set(watcher.Once())
+	look, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() {
+		if err := watcher.Run(look, a.vms.set); err != nil && look.Err() == nil {
+			cfg.Logger.Warn("look for VMs", "err", err)
+		}
+	})
+	wanted, damaged, err := a.groups.named(names)
 	if err != nil {
 		return nil, err
+	}
+	var ids []journal.GroupID
+	for _, spec := range wanted {
+		spec.Goal = protect.GoalStop
+		a.groups.begin(spec)
+		ids, released = append(ids, spec.ID), append(released, spec.Name)
 	}
 	if err := a.groups.forget(ids); err != nil {
 		return nil, err
 	}
-	return released, a.groups.dropped(ctx, tell)
+	if err := a.groups.dropped(ctx, tell); err != nil {
+		return nil, err
+	}
+	if len(damaged) > 0 {
+		return released, api.Errorf(api.CodeConflict, "what is known of a group cannot be read, its taps may be left: %s", strings.Join(damaged, ", ")).
+			WithHint("taps end with their QEMU: shut its VMs down and start them again, then remove the folder")
+	}
+	return released, nil
 }
 
-// named begins the groups that are named, all without a name, to end them.
-func (gs *groups) named(names []string) (ids []journal.GroupID, found []string, err error) {
+// named finds the groups that are named, all without a name. damaged are the folders of groups that may be meant, too.
+func (gs *groups) named(names []string) (wanted []host.Group, damaged []string, err error) {
 	var known []string
-	var wanted []specRecord
-	err = gs.kept(func(r specRecord) {
+	damaged, err = gs.kept(func(r specRecord) {
 		known = append(known, r.Name)
 		if len(names) == 0 || slices.Contains(names, r.Name) {
-			wanted = append(wanted, r)
+			wanted = append(wanted, r.Group)
 		}
 	})
-	if err != nil {
-		return nil, nil, err
+	if err != nil || len(names) == 0 {
+		return wanted, damaged, err
 	}
 	for _, n := range names {
-		if !slices.Contains(known, n) {
-			return nil, nil, api.Errorf(api.CodeNotFound, "this host has no group %s", n).WithHint("its groups: %s", cmp.Or(strings.Join(known, ", "), "none"))
+		if slices.Contains(known, n) {
+			continue
 		}
+		hint := "its groups: " + cmp.Or(strings.Join(known, ", "), "none")
+		if len(damaged) > 0 {
+			hint += "; and what cannot be read: " + strings.Join(damaged, ", ")
+		}
+		return nil, nil, api.Errorf(api.CodeNotFound, "this host has no group %s", n).WithHint("%s", hint)
 	}
-	for _, r := range wanted {
-		r.Goal = protect.GoalStop
-		gs.begin(r.Group)
-		ids, found = append(ids, r.ID), append(found, r.Name)
-	}
-	return ids, found, nil
+	return wanted, nil, nil
 }
 
 // dropped returns when all groups that are being dropped are gone.
@@ -85,18 +113,23 @@ func (gs *groups) dropped(ctx context.Context, tell func(group, reason string)) 
 	tick := time.NewTicker(tellEvery)
 	defer tick.Stop()
 	for {
+		left := gs.all()
+		switch {
+		case len(left) == 0:
+			return nil
+		case ctx.Err() != nil:
+			return api.Errorf(api.CodeUnavailable, "the taps of group %s were not all taken out: %v", left[0].spec().Name, context.Cause(ctx)).
+				WithHint("the agent goes on with it when it is started; or run this again, with the agent's --qmp-glob and --libvirt")
+		}
 		select {
 		case <-done:
-			if left := gs.all(); len(left) > 0 {
+			if left = gs.all(); len(left) > 0 && ctx.Err() == nil {
 				return fmt.Errorf("group %s is still there", left[0].spec().Name)
 			}
-			return nil
 		case <-ctx.Done():
-			return api.Errorf(api.CodeUnavailable, "not all taps were taken out: %v", context.Cause(ctx)).
-				WithHint("the agent goes on with it when it is started; or run this again")
 		case <-tick.C:
 		}
-		for _, g := range gs.all() {
+		for _, g := range left {
 			if life, _, err := g.now(); tell != nil && life != nil {
 				tell(g.spec().Name, life.Status().Reason)
 			} else if tell != nil {

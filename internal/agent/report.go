@@ -71,6 +71,9 @@ func (r *reporter) send(ctx context.Context, conn *relay.Conn, batch []host.Stat
 	}
 }
 
+// mostOthers bounds what is told of volumes that a group does not have: reports have a size that they must keep to.
+const mostOthers = 16
+
 // state is that of the group's status.
 func (g *group) state() (journal.GroupID, protect.State) {
 	life, _, _ := g.now()
@@ -90,7 +93,7 @@ func (g *group) status(now time.Time) host.Status {
 	s := life.Status()
 	out := host.Status{
 		ID: spec.ID, State: s.State, Reason: s.Reason, Hint: s.Hint,
-		Epoch: s.Epoch, Last: s.Last, Fenced: s.Fenced, Point: s.Durable, Age: -1, SpoolBytes: spool.kept(), Others: s.Others,
+		Epoch: s.Epoch, Last: s.Last, Fenced: s.Fenced, Point: s.Durable, Age: -1, SpoolBytes: spool.kept(), Others: s.Others[:min(mostOthers, len(s.Others))],
 	}
 	if !s.PointTime.IsZero() {
 		out.Age = max(0, now.Sub(s.PointTime))

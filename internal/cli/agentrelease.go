@@ -46,6 +46,8 @@ rephub unprotect: a hub that still has a group gives it to the agent again.`,
 		},
 	}
 	cmd.Flags().StringVar(&cfg.Data, "data", "", "the agent's data `directory` (default /var/lib/rephub-agent, or ~/.local/state/rephub-agent for other users than root)")
+	cmd.Flags().StringArrayVar(&cfg.QMPGlobs, "qmp-glob", nil, "VMs are behind the QMP sockets that match this `GLOB`; again for more (default: where they were when they were protected)")
+	cmd.Flags().StringVar(&cfg.Libvirt, "libvirt", "", "the domains of libvirt at this `URI` are VMs, too")
 	cmd.Flags().BoolVar(&all, "all", false, "all groups of this host")
 	must(cmd.MarkFlagDirname("data"))
 	return cmd

@@ -78,6 +78,26 @@ func TestKeeperSilent(t *testing.T) {
 	}
 }
 
+// TestWatchWithoutAPulse: a keeper that takes no more connections is watched over the one there is.
+func TestWatchWithoutAPulse(t *testing.T) {
+	c := startKeeper(t, "--thaw", "-1s")
+	openRing(t, c, "g", 1<<20)
+	taps := attach(t, c, "g", 1)
+	until(t, "the controller has the tap", func() bool { return c.Taps() == 1 })
+	if err := os.Remove(filepath.Join(c.cfg.Dir, controlName)); err != nil {
+		t.Fatal(err)
+	}
+	watched := make(chan error, 1)
+	go func() { watched <- Watch(testContext(t), c, WatchConfig{Leave: true, Stopped: time.Hour}) }()
+	for end := time.Now().Add(time.Second); time.Now().Before(end); {
+		write(t, taps[0], 0, "healthy")
+	}
+	unix.Kill(c.PID(), unix.SIGSTOP)
+	<-taps[0].Done()
+	wantErr(t, "Watch", <-watched, ErrSilent)
+	unix.Kill(c.PID(), unix.SIGCONT)
+}
+
 // TestWatchBusy: a watcher whose own process is too busy to take in answers blames nobody for it.
 func TestWatchBusy(t *testing.T) {
 	c := startKeeper(t)
@@ -158,6 +178,7 @@ func TestEnsureStopped(t *testing.T) {
 	openRing(t, c, "g", 1<<20)
 	taps := attach(t, c, "g", 1)
 	unix.Kill(c.PID(), unix.SIGSTOP)
+	awaitStop(t, c.PID())
 	c.Close()
 	c2 := ensure(t, c.cfg)
 	if c2.PID() != c.PID() {

@@ -14,6 +14,7 @@ import (
 type pulse struct {
 	fd              int
 	in              inbox
+	greeted         bool   // it was accepted
 	asked, answered uint64 // ids of the last ping and of the last answer
 }
 
@@ -46,8 +47,12 @@ func (p *pulse) ask() error {
 	if err != nil {
 		return fmt.Errorf("encode ping: %w", err)
 	}
-	if n, err := unix.Write(p.fd, append(line, '\n')); err != nil || n <= len(line) {
-		return fmt.Errorf("%w: ping: %d bytes sent, %w", ErrGone, n, err)
+	n, err := unix.Write(p.fd, append(line, '\n'))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	if n <= len(line) {
+		return fmt.Errorf("%w: it reads nothing", ErrGone)
 	}
 	p.asked++
 	return nil
@@ -79,6 +84,7 @@ func (p *pulse) hear() error {
 			if !ok {
 				break
 			}
+			p.greeted = p.greeted || r.Event == eventHello
 			p.answered = max(p.answered, min(r.ID, p.asked))
 		}
 	}

@@ -66,7 +66,7 @@ func Watch(ctx context.Context, c *Client, cfg WatchConfig) error {
 			c.log.Warn("the keeper is watched at the priority of this process", "err", err)
 		}
 		w := watcher{c: c, cfg: cfg, proc: p, queue: runQueue{pid: c.pid}}
-		defer w.hangUp()
+		defer w.end()
 		found <- w.run(ctx)
 	}()
 	return <-found
@@ -78,8 +78,12 @@ type watcher struct {
 	cfg   WatchConfig
 	proc  proc
 	queue runQueue
-	pulse *pulse // nil until there is a connection
+	pulse *pulse // nil while there is no connection
 	asked time.Time
+	// spare is a ping over the client's connection, in place of one over the pulse's; nil while there is none.
+	spare   <-chan reply
+	spareID uint64
+	warned  bool
 
 	halted                   bool // at the last look
 	stopped, silent, starved patience
@@ -98,6 +102,7 @@ func (p *patience) add(on bool, d time.Duration) time.Duration {
 }
 
 func (w *watcher) run(ctx context.Context) error {
+	w.connect()
 	last := time.Now()
 	for {
 		// The thread sleeps by itself: a timer would need another one of this process to get a processor.
@@ -127,8 +132,10 @@ func (w *watcher) run(ctx context.Context) error {
 
 // look finds out how the keeper is, since after the last look.
 func (w *watcher) look(since time.Duration) error {
-	// Of a look that comes late not all counts: the machine is short of processors, or has slept.
+	// Of a look that comes late not all counts, and it says nothing about the keeper alone: the machine is short of processors or memory,
+	// or has slept.
 	count := min(since, 2*w.cfg.Tick)
+	late := count < since
 	before := w.halted
 	if w.halted = w.proc.stopped(); w.halted && !w.cfg.Leave {
 		unix.Kill(w.c.pid, unix.SIGCONT)
@@ -137,8 +144,8 @@ func (w *watcher) look(since time.Duration) error {
 		return ErrStopped
 	}
 	pending := w.unanswered()
-	waits := pending && w.queue.waits(since)
-	if w.silent.add(pending && !waits, count) >= w.cfg.Silent || w.starved.add(pending, count) >= w.cfg.Starved {
+	excused := pending && (late || w.spare != nil || w.queue.waits(since))
+	if w.silent.add(pending && !excused, count) >= w.cfg.Silent || w.starved.add(pending, count) >= w.cfg.Starved {
 		return ErrSilent
 	}
 	return nil
@@ -146,33 +153,47 @@ func (w *watcher) look(since time.Duration) error {
 
 // unanswered reports whether the keeper owes an answer.
 func (w *watcher) unanswered() bool {
-	if w.pulse == nil {
-		return false
+	if w.pulse != nil {
+		if err := w.pulse.hear(); err != nil {
+			w.hangUp() // if the keeper has ended, the client's connection has, too
+		}
 	}
-	if err := w.pulse.hear(); err != nil {
-		w.hangUp() // if the keeper has ended, the client's connection has, too
-		return false
+	select {
+	case <-w.spare: // nil or closed, too: then the connection has ended
+		w.spare = nil
+	default:
 	}
-	return w.pulse.pending()
+	return w.spare != nil || w.pulse != nil && w.pulse.pending()
 }
 
-// ask sends a ping when it is time to.
+// ask sends a ping when it is time to: over the client's connection, where orders and this process's haste may hold its answer up, as long as
+// there is no better way.
 func (w *watcher) ask(now time.Time) {
-	if now.Sub(w.asked) < pingEvery || w.pulse != nil && w.pulse.pending() {
+	if now.Sub(w.asked) < pingEvery || w.spare != nil || w.pulse != nil && w.pulse.pending() {
 		return
 	}
 	w.asked = now
-	var err error
 	if w.pulse == nil {
-		w.pulse, err = openPulse(w.c.cfg.Dir, w.c.pid)
+		w.connect()
 	}
-	if err == nil {
-		w.queue.waits(0) // what the next look compares with
-		err = w.pulse.ask()
-	}
-	if err != nil {
-		w.c.log.Debug("ask the keeper for a sign of life", "err", err)
+	w.queue.waits(0) // what the next look compares with
+	if w.pulse != nil && w.pulse.greeted {
+		if err := w.pulse.ask(); err == nil {
+			return
+		}
 		w.hangUp()
+	}
+	var err error
+	if w.spare, w.spareID, err = w.c.start(request{Op: opPing}); err != nil {
+		w.spare = nil // the connection is ending
+	}
+}
+
+func (w *watcher) connect() {
+	var err error
+	if w.pulse, err = openPulse(w.c.cfg.Dir, w.c.pid); err != nil && !w.warned {
+		w.warned = true
+		w.c.log.Warn("the keeper is watched over the connection of its orders", "err", err)
 	}
 }
 
@@ -181,4 +202,10 @@ func (w *watcher) hangUp() {
 		w.pulse.Close()
 		w.pulse = nil
 	}
+}
+
+// end gives everything back.
+func (w *watcher) end() {
+	w.hangUp()
+	w.c.forget(w.spareID)
 }
