@@ -19,3 +19,16 @@ func Marks(m qemu.Monitor) int {
 	defer mon.mu.Unlock()
 	return len(mon.mu.marks)
 }
+
+// Deafen makes a monitor hear no event of QEMU's any more.
+func Deafen(m qemu.Monitor) bool {
+	mon := m.(*monitor)
+	mon.turn <- struct{}{}
+	defer func() { <-mon.turn }()
+	for id := range int32(1 << 20) { // which it is only the library knows
+		if mon.lib.QEMUConnectDomainMonitorEventDeregister(id) == nil {
+			return true
+		}
+	}
+	return false
+}

@@ -39,7 +39,7 @@ func TestLibvirt(t *testing.T) {
 		name string
 		run  func(*testing.T, *vmtest.Libvirtd)
 	}{
-		{"Conform", conforms}, {"Hotplug", hotplug}, {"UnplugTapped", unplugTapped}, {"Refused", refused}, {"Settle", settle}, {"MarksLeftOver", marksLeftOver},
+		{"Conform", conforms}, {"Hotplug", hotplug}, {"UnplugTapped", unplugTapped}, {"Refused", refused}, {"Settle", settle}, {"MarksLeftOver", marksLeftOver}, {"Deaf", deaf},
 		{"DaemonHangs", daemonHangs}, {"DaemonRestart", daemonRestart}, // alone
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, l) })

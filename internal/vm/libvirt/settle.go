@@ -42,12 +42,8 @@ func (m *monitor) makeMark(ctx context.Context, id string, seen <-chan struct{})
 	if err := m.Execute(ctx, "blockdev-create", map[string]any{"job-id": id, "options": nowhere}, nil); err != nil {
 		return err
 	}
-	select {
-	case <-seen:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-m.done:
-		return m.Err()
+	if err := m.hear(ctx, id, seen); err != nil {
+		return err
 	}
 	return m.removeMark(ctx, id)
 }

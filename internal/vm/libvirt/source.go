@@ -15,10 +15,12 @@ import (
 )
 
 // patience bounds every question to a daemon, retry is the pause between two
-// attempts to reach it.
+// attempts to reach it, relist the longest time that a list stays unasked for: a
+// daemon can fail to tell.
 const (
 	patience = 10 * time.Second
 	retry    = time.Second
+	relist   = 30 * time.Second
 )
 
 // Source lists the domains of a daemon, whether they run or not. While the daemon
@@ -51,8 +53,8 @@ func Source(uri string) discover.Source {
 	}
 }
 
-// watch lists the domains at once and whenever something happens to one, until the
-// daemon is lost or ctx ends.
+// watch lists the domains at once, whenever something happens to one and now and
+// then, until the daemon is lost or ctx ends.
 func watch(ctx context.Context, uri string, report func([]discover.Found)) error {
 	ask, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -73,6 +75,7 @@ func watch(ctx context.Context, uri string, report func([]discover.Found)) error
 			if !ok {
 				err = fmt.Errorf("%w: libvirt has hung up", vm.ErrLost)
 			}
+		case <-time.After(relist):
 		case <-c.wire.lost:
 			err = fmt.Errorf("%w: libvirt has hung up", vm.ErrLost)
 		case <-ctx.Done():

@@ -127,6 +127,7 @@ func (l *Libvirtd) connect() {
 				l.t.Fatalf("connect to libvirtd: %v; it said: %s", err, l.Stderr())
 			}
 			l.t.Cleanup(func() { conn.Close() })
+			l.listen()
 			return
 		}
 		select {
@@ -137,6 +138,20 @@ func (l *Libvirtd) connect() {
 			l.t.Fatalf("libvirtd does not listen: %v; it said: %s", err, l.Stderr())
 		}
 	}
+}
+
+// listen keeps a listener for events that is never gone while a test runs: libvirt
+// can go deaf when the last one leaves (see docs/qemu.md).
+func (l *Libvirtd) listen() {
+	l.t.Helper()
+	events, err := l.lib.LifecycleEvents(context.WithoutCancel(l.t.Context()))
+	if err != nil {
+		l.t.Fatalf("listen to libvirtd: %v", err)
+	}
+	go func() {
+		for range events {
+		}
+	}()
 }
 
 // Lib is the harness's own connection to the daemon that runs now.
