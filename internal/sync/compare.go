@@ -20,8 +20,8 @@ const (
 )
 
 // remoteWorkers compare with a replica elsewhere: most of them wait for an
-// answer, and Options.Requests of them at most read. Each has a ticket open, and
-// a tap write looks at every one, so there are not more.
+// answer, and Options.Requests of them at most read. Each may have a ticket open,
+// and a tap write looks at every one, so there are not more.
 const remoteWorkers = 64
 
 // shortPiece is the length of the small buffers, in bytes: many dirty ranges are
@@ -58,12 +58,13 @@ func compare(ctx context.Context, src Source, current Current, dirty iter.Seq2[b
 		return &SizeError{Volume: opt.Volume, What: "replica", Want: opt.Size, Got: got}
 	}
 	workers := opt.Requests
-	if _, far := current.(*remote); far {
+	far, _ := current.(*remote)
+	if far != nil {
 		workers = max(workers, min(remoteWorkers, maxBuffers/opt.RequestSize))
 	}
 	c := &comparer{
-		src: src, current: current, stream: stream, opt: opt, meter: newMeter(opt, 0, total),
-		reads: make(chan struct{}, opt.Requests),
+		src: src, current: current, far: far, stream: stream, opt: opt, meter: newMeter(opt, 0, total),
+		reads: make(chan struct{}, opt.Requests), sheets: make(chan struct{}, maxSheets),
 		short: stdsync.Pool{New: makeBuffers(shortPiece)}, long: stdsync.Pool{New: makeBuffers(opt.RequestSize)},
 	}
 	err := pipeline(ctx, workers, func(ctx context.Context, emit func(piece) error) error {
@@ -80,11 +81,14 @@ func compare(ctx context.Context, src Source, current Current, dirty iter.Seq2[b
 type comparer struct {
 	src     Source
 	current Current
+	far     *remote // current, if it is elsewhere
 	stream  Stream
 	opt     *Options
 	meter   *meter
 	reads   chan struct{} // one for every read in flight
+	sheets  chan struct{} // one for every sheet
 	windows openWindows
+	differs atomic.Bool // most of what was asked about last: better keep what is read
 	// Buffers of the two lengths. They are pooled, so that the one used is likely
 	// to be in a processor's cache: a worker each would make many more of them.
 	short, long stdsync.Pool
@@ -110,7 +114,6 @@ type window struct {
 
 // produce emits the pieces of the dirty ranges.
 func (c *comparer) produce(ctx context.Context, dirty iter.Seq2[block.Range, error], emit func(piece) error) error {
-	step := int64(c.opt.RequestSize)
 	for r, err := range dirty {
 		if err != nil {
 			return &Error{Op: "ask dirty ranges", Off: r.Off, Len: r.Len, Err: err}
@@ -120,7 +123,7 @@ func (c *comparer) produce(ctx context.Context, dirty iter.Seq2[block.Range, err
 			if r.Len >= minWindow {
 				return c.window(ctx, r, emit)
 			}
-			return split(r, step, func(r block.Range) error { return emit(piece{Range: r}) })
+			return c.emitData(ctx, r, emit)
 		})
 		if err != nil {
 			return err
@@ -146,7 +149,7 @@ func (c *comparer) window(ctx context.Context, r block.Range, emit func(piece) e
 			w.refs.Add(1)
 			return emit(piece{Range: x, hole: true, win: w})
 		}
-		return split(x, int64(c.opt.RequestSize), func(r block.Range) error { return emit(piece{Range: r}) })
+		return c.emitData(ctx, x, emit)
 	})
 }
 
@@ -180,46 +183,69 @@ func (w *compareWorker) step(ctx context.Context, p piece) error {
 		}
 		return err
 	}
+	if p.sheet != nil {
+		return w.note(ctx, p)
+	}
+	t := w.stream.Begin(p.Range)
+	defer w.stream.End(t)
+	return w.read(ctx, p.Range, func(data []byte) error {
+		err := w.differing(p.Range, func(dst []block.Range) ([]block.Range, error) {
+			return w.current.Differing(ctx, p.Off, p.Len, data, dst)
+		})
+		if err != nil {
+			return err
+		}
+		copied, err := w.commit(ctx, t, w.ranges, p.Off, data)
+		if err == nil {
+			w.meter.add(p.Len, copied)
+		}
+		return err
+	})
+}
+
+// read reads r, which is no longer than a piece, and lends what it has read.
+func (w *compareWorker) read(ctx context.Context, r block.Range, use func(data []byte) error) error {
 	select {
 	case w.reads <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	pool := w.bufferPool(p.Len)
+	pool := w.bufferPool(r.Len)
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
-	data := (*buf)[:p.Len]
-	t := w.stream.Begin(p.Range)
-	defer w.stream.End(t)
-	err := w.src.ReadAt(ctx, data, p.Off)
+	data := (*buf)[:r.Len]
+	err := w.src.ReadAt(ctx, data, r.Off)
 	<-w.reads
 	if err != nil {
-		return &Error{Op: "read source", Off: p.Off, Len: p.Len, Err: err}
+		return &Error{Op: "read source", Off: r.Off, Len: r.Len, Err: err}
 	}
-	if err := w.differing(ctx, p.Range, data); err != nil {
-		return err
-	}
-	var copied int64
-	for _, d := range w.ranges {
-		part := data[d.Off-p.Off : d.End()-p.Off]
-		if err := eachRun(part, nil, d.Off, zeroKind, func(r run) error {
+	return use(data)
+}
+
+// commit commits parts of data, which was read at off.
+func (w *compareWorker) commit(ctx context.Context, t Ticket, parts []block.Range, off int64, data []byte) (copied int64, err error) {
+	for _, d := range parts {
+		err := eachRun(data[d.Off-off:d.End()-off], nil, d.Off, zeroKind, func(r run) error {
 			if r.kind == zero {
 				r.data = nil
 			} else {
 				copied += r.Len
 			}
 			return wrap("commit", r.Range, w.stream.Commit(ctx, t, r.Range, r.data))
-		}); err != nil {
-			return err
+		})
+		if err != nil {
+			return copied, err
 		}
 	}
-	w.meter.add(p.Len, copied)
-	return nil
+	return copied, nil
 }
 
 // hole commits zeroes where the replica has something else and the source a hole.
 func (w *compareWorker) hole(ctx context.Context, p piece) error {
-	if err := w.differing(ctx, p.Range, nil); err != nil {
+	err := w.differing(p.Range, func(dst []block.Range) ([]block.Range, error) {
+		return w.current.Differing(ctx, p.Off, p.Len, nil, dst)
+	})
+	if err != nil {
 		return err
 	}
 	for _, d := range w.ranges {
@@ -230,9 +256,10 @@ func (w *compareWorker) hole(ctx context.Context, p piece) error {
 	return nil
 }
 
-// differing sets w.ranges to the parts of r in which the replica differs.
-func (w *compareWorker) differing(ctx context.Context, r block.Range, data []byte) (err error) {
-	w.ranges, err = w.current.Differing(ctx, r.Off, r.Len, data, w.ranges[:0])
+// differing sets w.ranges to the parts of r in which the replica differs, as ask
+// appends them.
+func (w *compareWorker) differing(r block.Range, ask func(dst []block.Range) ([]block.Range, error)) (err error) {
+	w.ranges, err = ask(w.ranges[:0])
 	if err != nil {
 		var e *Error
 		if !errors.As(err, &e) {

@@ -245,15 +245,15 @@ func (c *remote) Differing(ctx context.Context, off, n int64, data []byte, dst [
 		return dst, err
 	}
 	err = split(r, maxCompare, func(r block.Range) error {
-		dst, err = c.compare(ctx, r, data[r.Off-off:r.End()-off], dst)
+		blocks := c.hash.AppendBlocks(make([]digest.Sum, 0, blocksIn(r.Len)), data[r.Off-off:r.End()-off])
+		dst, err = c.differing(ctx, r, blocks, dst)
 		return err
 	})
 	return dst, err
 }
 
-// compare asks which blocks of r, which is no longer than a request, differ from data.
-func (c *remote) compare(ctx context.Context, r block.Range, data []byte, dst []block.Range) ([]block.Range, error) {
-	blocks := c.hash.AppendBlocks(make([]digest.Sum, 0, blocksIn(r.Len)), data)
+// differing asks which blocks of r, which is no longer than a request, have other hashes.
+func (c *remote) differing(ctx context.Context, r block.Range, blocks []digest.Sum, dst []block.Range) ([]block.Range, error) {
 	sums := make([]digest.Sum, 0, pieces(r))
 	_ = eachPiece(r, func(_ int, p block.Range) error {
 		sums = append(sums, c.hash.Join(blocks[(p.Off-r.Off)/Block:][:blocksIn(p.Len)]))

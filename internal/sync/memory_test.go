@@ -133,7 +133,7 @@ func (s source) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := s.read(p, off); err != nil {
 		return err
 	}
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 func (s source) Allocated(ctx context.Context, off, n int64) ([]block.Extent, error) {

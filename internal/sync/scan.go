@@ -23,7 +23,9 @@ var errNoProgress = errors.New("the peer described no bytes")
 type piece struct {
 	block.Range
 	hole bool
-	win  *window // of a bitmap or compare sync; may be nil
+	// Of a bitmap or compare sync; both may be nil.
+	win   *window // of a hole
+	sheet *sheet  // of data
 }
 
 // pipeline runs produce and n workers until all pieces are done, one fails, or

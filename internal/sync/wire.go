@@ -45,7 +45,7 @@ const (
 
 	frameHead  = 8
 	tagSize    = 8
-	maxCompare = 1 << 20  // bytes of the volume in one request
+	maxCompare = 4 << 20  // bytes of the volume in one request
 	maxAnswer  = 16 << 10 // bytes of an answer's body
 	maxReason  = 512      // bytes of text
 	helloSize  = len(wireMagic) + 4

@@ -1,0 +1,79 @@
+package sync
+
+import (
+	"bytes"
+	"math/rand/v2"
+	stdsync "sync"
+	"sync/atomic"
+	"testing"
+)
+
+// What differs is read once more, and nothing else; where most differs, nothing is.
+func TestSheetsReadAgainWhatDiffers(t *testing.T) {
+	const size, piece = 160 << 20, 256 << 10
+	for name, c := range map[string]struct {
+		changes int
+		again   int64 // bytes that may be read twice
+	}{
+		"nothing":    {0, 0},
+		"a little":   {20, 20 * piece},
+		"everything": {5 * size / Block, (maxSheets + 1) * maxCompare}, // until the first answer comes
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := newMemory(size).fill(1, 0.9)
+			src.holes = false
+			replica, _ := differ(src, 2, c.changes)
+			var read atomic.Int64
+			src.beforeRead = func(_, n int64) { read.Add(n) }
+			var last Progress
+			opt := Options{RequestSize: piece, Requests: 2, Progress: func(p Progress) { last = p }}
+			if err := Compare(t.Context(), source{src}, newDistant(t, newHashes(t, replica)).Current, newStream(t, replica), opt); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(replica.data, src.data) {
+				t.Error("replica differs from the source")
+			}
+			if n := read.Load(); n < size || n > size+c.again {
+				t.Errorf("%d bytes were read, %d at most are right", n, size+c.again)
+			}
+			if last.Done != size {
+				t.Errorf("%d of %d bytes are done", last.Done, int64(size))
+			}
+		})
+	}
+}
+
+// The guest writes all the time, mostly to a few places: also between the first
+// reading and the answer, and between the answer and the second reading.
+func TestSheetsWhileTheTapWrites(t *testing.T) {
+	for seed := range uint64(4) {
+		src := newMemory(12<<20).fill(100+seed, 0.9)
+		src.holes = false
+		replica, _ := differ(src, 110+seed, 60)
+		s := newStream(t, replica)
+		var mu stdsync.Mutex
+		r := rand.New(rand.NewPCG(seed, 6))
+		write := func(off, n int64) {
+			mu.Lock()
+			at := off + r.Int64N(n)
+			if r.IntN(2) == 0 {
+				at = r.Int64N(int64(len(src.data))) / (1 << 20) << 20
+			}
+			p := make([]byte, min(1+r.Int64N(9000), int64(len(src.data))-at))
+			for i := range p {
+				p[i] = byte(r.Uint32N(2)) // so that some write the same again
+			}
+			mu.Unlock()
+			s.tap(src, at, p)
+		}
+		src.beforeRead, src.afterRead = write, write
+		replica.beforeRead, replica.afterRead = write, write
+		opt := Options{RequestSize: []int{64 << 10, 256 << 10, 12 << 10, 4 << 10}[seed], Requests: 4}
+		if err := Compare(t.Context(), source{src}, newDistant(t, newHashes(t, replica)).Current, s, opt); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(replica.data, src.data) {
+			t.Fatalf("seed %d: replica differs from the source", seed)
+		}
+	}
+}
