@@ -62,6 +62,8 @@ type Agent struct {
 	vms    *machines
 	groups *groups
 	budget *budget
+	// changed holds one element when a group is in another state.
+	changed chan struct{}
 }
 
 const defaultSpool = 10 << 30
@@ -117,7 +119,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	a := &Agent{cfg: cfg, data: data, vms: newMachines(), budget: &budget{limit: cfg.SpoolSize}}
+	a := &Agent{cfg: cfg, data: data, vms: newMachines(), budget: &budget{limit: cfg.SpoolSize}, changed: make(chan struct{}, 1)}
 	a.keeper = keeper.NewLink(keeper.ClientConfig{Dir: data.join("keeper"), Exe: cfg.Exe, Logger: cfg.Logger})
 	a.up = newUplink(hub, cfg.Version, identity, relay.Config{Handler: a.obey, Logger: cfg.Logger}, cfg.Logger)
 	a.up.limit = limit

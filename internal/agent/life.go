@@ -23,7 +23,7 @@ const (
 	spoolDir = "spool"
 	// gather is how long a busy VM's writes are gathered before they are journaled and shipped together. The fewer wake-ups that costs
 	// are the VM's processor time; it is a part of the RPO.
-	gather = 20 * time.Millisecond
+	gather = 5 * time.Millisecond
 )
 
 // live opens the spool and protects until that is of no use any more.
@@ -78,7 +78,8 @@ func (g *group) newLife(s *spool) (*protect.Group, error) {
 	}
 	return protect.New(protect.Deps{
 		Replica: replica, FS: vfs.OS(), Keeper: a.keeper.Get, Logger: a.cfg.Logger,
-		OpenVM: func(ctx context.Context, ref protect.VMRef) (vm.VM, error) { return g.openVM(ctx, ref.Name) },
+		Changed: a.stateChanged,
+		OpenVM:  func(ctx context.Context, ref protect.VMRef) (vm.VM, error) { return g.openVM(ctx, ref.Name) },
 		GrantEpoch: func(ctx context.Context, id journal.GroupID, after journal.Epoch) (journal.Epoch, error) {
 			var granted host.Granted
 			err := a.up.call(ctx, host.CallGrant, host.Grant{Group: id, After: after}, &granted)

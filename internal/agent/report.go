@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// reportEvery is how often the hub hears how the groups are, lookEvery how
-	// soon it hears that a group is in another state.
-	reportEvery, lookEvery = 500 * time.Millisecond, 50 * time.Millisecond
+	// reportEvery is how often the hub hears how all groups are. Of a group that is
+	// in another state it hears at once, but not more often than every reportGap.
+	reportEvery, reportGap = 500 * time.Millisecond, 5 * time.Millisecond
 	// reportAtOnce bounds the groups in one call, so that it fits.
 	reportAtOnce = 32
 )
@@ -29,7 +29,7 @@ type reporter struct {
 // report tells the hub until ctx ends.
 func (a *Agent) report(ctx context.Context) {
 	r := reporter{a: a, told: map[journal.GroupID]protect.State{}}
-	for sleep(ctx, lookEvery) {
+	for a.await(ctx) {
 		conn, err := a.up.now()
 		if err != nil {
 			continue
@@ -54,6 +54,29 @@ func (a *Agent) report(ctx context.Context) {
 		if all {
 			r.last = time.Now()
 		}
+	}
+}
+
+// await returns when there is something to report, and false when ctx ends.
+func (a *Agent) await(ctx context.Context) bool {
+	if !sleep(ctx, reportGap) {
+		return false
+	}
+	t := time.NewTimer(reportEvery / 10) // also for groups that have no life to tell of
+	defer t.Stop()
+	select {
+	case <-a.changed:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+// stateChanged has the hub told of a group that is in another state.
+func (a *Agent) stateChanged() {
+	select {
+	case a.changed <- struct{}{}:
+	default:
 	}
 }
 

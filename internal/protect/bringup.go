@@ -66,6 +66,9 @@ func (a *attachment) syncAll(ctx context.Context) error {
 	return a.finish(ctx)
 }
 
+// looks is how often finish looks for its point while one is asked for.
+const looks = 8
+
 // finish waits until a point after the sync is durable; only then the bitmaps
 // that the sync was made from are not needed any more.
 func (a *attachment) finish(ctx context.Context) error {
@@ -73,13 +76,15 @@ func (a *attachment) finish(ctx context.Context) error {
 	// A hub that goes on where another one stopped finds a point at once, and
 	// bitmaps that hold what is still in the ring.
 	last := a.link.ring.State().Last
-	tick := time.NewTicker(a.g.cfg.SyncEvery)
+	tick := time.NewTicker(a.g.cfg.SyncEvery / looks)
 	defer tick.Stop()
-	for {
+	for i := 0; ; i++ {
 		if tl := a.g.log.DurableTimeline(); tl.Open && tl.Epoch == a.epoch && a.g.log.Durable() >= last {
 			break
 		}
-		hint(a.kick)
+		if i%looks == 0 {
+			hint(a.kick)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

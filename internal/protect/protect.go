@@ -93,8 +93,11 @@ type Deps struct {
 	OpenVM func(ctx context.Context, ref VMRef) (vm.VM, error)
 	// GrantEpoch returns an epoch never granted for the group before, above after.
 	GrantEpoch func(ctx context.Context, group journal.GroupID, after journal.Epoch) (journal.Epoch, error)
-	Logger     *slog.Logger
-	Now        func() time.Time // wall clock; time.Now
+	// Changed, unless nil, is called when the group's state has changed. It must not
+	// wait for anything.
+	Changed func()
+	Logger  *slog.Logger
+	Now     func() time.Time // wall clock; time.Now
 }
 
 // VMRef says where a VM's monitor is.
@@ -242,6 +245,7 @@ func New(deps Deps, spec Spec, cfg Config) (*Group, error) {
 		deps: deps, cfg: cfg, spec: spec, log: deps.Replica.Journal(), tag: Tag(spec.ID),
 		logger: deps.Logger.With("group", spec.Name), goals: newGoals(spec.Goal),
 	}
+	g.status.told = deps.Changed
 	g.stream = newStream(g.log)
 	g.names = NewNames(g.log)
 	g.space = &SpaceGuard{Dir: deps.Replica.Dir(), StatFS: deps.Replica.StatFS, Reserve: cfg.Reserve}

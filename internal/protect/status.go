@@ -34,6 +34,7 @@ type status struct {
 	ring    func() tap.State      // of the ring in use, nil without one
 	others  map[string][]DiskName // by VM, when it was last asked
 	changed chan struct{}         // closed and replaced when the state changes
+	told    func()                // Deps.Changed
 }
 
 // SyncStatus is how far a volume's sync is.
@@ -84,6 +85,9 @@ func (s *status) set(state State, reason, hint string) bool {
 		close(s.changed)
 	}
 	s.changed = make(chan struct{})
+	if s.told != nil {
+		s.told()
+	}
 	return true
 }
 
