@@ -76,6 +76,10 @@ func (f *osFile) Size() (int64, error) {
 // maxIov is the kernel's limit on buffers per call (IOV_MAX).
 const maxIov = 1024
 
+// maxWrite bounds the bytes of one call: a kernel without preemption copies them in
+// one go, and keeps a VM that wants the processor waiting meanwhile (measured: 6 ms).
+const maxWrite = 128 << 10
+
 func (f *osFile) Writev(bufs [][]byte, off int64) (int, error) {
 	total := 0
 	skip := 0 // bytes of bufs[0] already written
@@ -86,10 +90,10 @@ func (f *osFile) Writev(bufs [][]byte, off int64) (int, error) {
 		}
 		var n int
 		err := retry(func() (err error) {
-			if skip > 0 {
-				n, err = unix.Pwrite(f.fd, bufs[0][skip:], off)
+			if first := bufs[0][skip:]; skip > 0 || len(first) > maxWrite {
+				n, err = unix.Pwrite(f.fd, first[:min(len(first), maxWrite)], off)
 			} else {
-				n, err = unix.Pwritev(f.fd, bufs[:min(len(bufs), maxIov)], off)
+				n, err = unix.Pwritev(f.fd, atMost(bufs), off)
 			}
 			return err
 		})
@@ -110,6 +114,16 @@ func (f *osFile) Writev(bufs [][]byte, off int64) (int, error) {
 		}
 	}
 	return total, nil
+}
+
+// atMost is as many of the buffers, whose first is short enough, as one call takes.
+func atMost(bufs [][]byte) [][]byte {
+	n, size := 0, 0
+	for n < min(len(bufs), maxIov) && size+len(bufs[n]) <= maxWrite {
+		size += len(bufs[n])
+		n++
+	}
+	return bufs[:n]
 }
 
 func (f *osFile) PunchHole(off, n int64) error {
