@@ -17,7 +17,11 @@ import (
 // stopped when nothing was missed, and else attaches what is not attached and
 // starts a new epoch.
 func (a *attachment) begin(ctx context.Context) error {
-	if a.goesOn(ctx) {
+	whole, err := a.goesOn(ctx)
+	if err != nil {
+		return err
+	}
+	if whole {
 		a.epoch = a.g.log.Timeline().Epoch
 		return nil
 	}
@@ -37,26 +41,39 @@ func (a *attachment) begin(ctx context.Context) error {
 }
 
 // goesOn tells whether every tap is connected and known to its VM, the ring has
-// recorded without a gap, and the journal is in the ring's epoch.
-func (a *attachment) goesOn(ctx context.Context) bool {
+// recorded without a gap, and the journal is in the ring's epoch. The error is
+// vm.ErrLost when the way to a VM is lost: that tells nothing about its taps, and
+// recording goes on until somebody can ask.
+func (a *attachment) goesOn(ctx context.Context) (bool, error) {
 	st := a.link.ring.State()
 	tl := a.g.log.Timeline()
-	if st.Void || a.link.lost.Load() != nil || !tl.Attached || st.Epoch != tl.Epoch || a.checkTaps(ctx, st) != nil {
-		return false
+	if st.Void || a.link.lost.Load() != nil || !tl.Attached || st.Epoch != tl.Epoch {
+		return false, nil
+	}
+	if err := a.checkTaps(ctx, st); err != nil {
+		return false, onlyLost(err)
 	}
 	for _, m := range a.machines {
 		for _, d := range m.disks {
 			_, tapped := m.tapOf(d)
 			noted := a.g.memo.volume(d.ID)
 			if !tapped || noted.Over || m.vm.Identity().Instance != noted.Instance || d.now.Size != d.size(&tl) {
-				return false
+				return false, nil
 			}
 		}
-		if a.checkBypass(ctx, m) != nil {
-			return false
+		if err := a.checkBypass(ctx, m); err != nil {
+			return false, onlyLost(err)
 		}
 	}
-	return true
+	return true, nil
+}
+
+// onlyLost is err if it says nothing but that the way to the VM is lost.
+func onlyLost(err error) error {
+	if errors.Is(err, vm.ErrLost) && !broken(err) {
+		return err
+	}
+	return nil
 }
 
 // size is what the journal says that the disk measures.

@@ -1,11 +1,15 @@
 package protect
 
 import (
+	"context"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
+	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/internal/vm/vmtest"
 )
 
@@ -41,4 +45,37 @@ func TestJournalLostItsTail(t *testing.T) {
 	g = s.start(q)
 	g.reach(StateProtected)
 	g.equal(q)
+}
+
+// A monitor that is lost while it is asked whether the taps are whole says nothing
+// about them: recording goes on, and no epoch ends.
+func TestMonitorLostWhileAsked(t *testing.T) {
+	s := newSite(t)
+	q := vmtest.Start(t, vmtest.Config{})
+	g := s.start(q)
+	g.reach(StateProtected)
+	g.end()
+	epoch := s.epoch
+	vmtest.IO(t, q.GuestURI("disk0"), "write -P 4 4M 64k")
+	var asked atomic.Int32
+	s.wrap = func(v vm.VM) vm.VM { return &gropingVM{v, &asked} }
+	g = s.start(q)
+	g.reach(StateProtected)
+	g.equal(q)
+	if asked.Load() < 3 || s.epoch != epoch {
+		t.Errorf("asked %d times; epoch %d was followed by %d", asked.Load(), epoch, s.epoch)
+	}
+}
+
+// gropingVM loses its monitor at the first two fences.
+type gropingVM struct {
+	vm.VM
+	asked *atomic.Int32
+}
+
+func (l *gropingVM) CheckFence(ctx context.Context, taps []vm.Tap) (vm.RunState, error) {
+	if l.asked.Add(1) <= 2 {
+		return "", fmt.Errorf("%w: for the test", vm.ErrLost)
+	}
+	return l.VM.CheckFence(ctx, taps)
 }

@@ -88,7 +88,7 @@ type comparer struct {
 	reads   chan struct{} // one for every read in flight
 	sheets  chan struct{} // one for every sheet
 	windows openWindows
-	differs atomic.Bool // most of what was asked about last: better keep what is read
+	differs atomic.Bool // most of what was asked about last: better keep what is read; told by sheets and by single pieces
 	// Buffers of the two lengths. They are pooled, so that the one used is likely
 	// to be in a processor's cache: a worker each would make many more of them.
 	short, long stdsync.Pool
@@ -195,6 +195,7 @@ func (w *compareWorker) step(ctx context.Context, p piece) error {
 		if err != nil {
 			return err
 		}
+		w.differs.Store(2*hull(w.ranges, p.Range).Len > p.Len)
 		copied, err := w.commit(ctx, t, w.ranges, p.Off, data)
 		if err == nil {
 			w.meter.add(p.Len, copied)

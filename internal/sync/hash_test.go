@@ -19,7 +19,8 @@ type hashes struct {
 	secret digest.Secret
 	fail   atomic.Pointer[error] // of everything
 	hashed atomic.Int64
-	limit  int // of extents per answer; 0: none
+	asked  atomic.Int64 // times, for hashes of pieces
+	limit  int          // of extents per answer; 0: none
 }
 
 func newHashes(t testing.TB, m *memory) *hashes {
@@ -57,6 +58,7 @@ func (s *hashes) Blocks(_ context.Context, r block.Range, dst []digest.Sum) ([]d
 }
 
 func (s *hashes) Pieces(ctx context.Context, r block.Range, dst []digest.Sum) ([]digest.Sum, error) {
+	s.asked.Add(1)
 	err := eachPiece(r, func(_ int, p block.Range) error {
 		blocks, err := s.Blocks(ctx, p, nil)
 		if err == nil {

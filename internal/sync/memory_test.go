@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -158,6 +159,9 @@ type stream struct {
 	commits []block.Range
 	zeroes  int64
 	fail    error
+
+	far *rand.Rand // if set, what is in the stream reaches the replica later
+	way []func()   // to the replica, in order
 }
 
 type ticket struct {
@@ -207,12 +211,30 @@ func (s *stream) Commit(_ context.Context, t Ticket, r block.Range, data []byte)
 	for _, x := range k.touched.Missing(r, nil) {
 		if data == nil {
 			s.zeroes += x.Len
-			s.replica.Zero(x.Off, x.Len)
+			s.send(func() { s.replica.Zero(x.Off, x.Len) })
 		} else {
-			s.replica.WriteAt(data[x.Off-r.Off:x.End()-r.Off], x.Off)
+			p := bytes.Clone(data[x.Off-r.Off : x.End()-r.Off])
+			s.send(func() { s.replica.WriteAt(p, x.Off) })
 		}
 	}
 	return nil
+}
+
+// send appends to the stream.
+func (s *stream) send(f func()) {
+	s.way = append(s.way, f)
+	most := 0
+	if s.far != nil {
+		most = s.far.IntN(30)
+	}
+	s.arrive(most)
+}
+
+// arrive leaves n at most on their way.
+func (s *stream) arrive(n int) {
+	for ; len(s.way) > n; s.way = s.way[1:] {
+		s.way[0]()
+	}
 }
 
 // tap is a write of the guest: source first, then the replica, in one order with
@@ -223,7 +245,8 @@ func (s *stream) tap(src *memory, off int64, p []byte) {
 	src.WriteAt(p, off)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.replica.WriteAt(p, off)
+	p = bytes.Clone(p)
+	s.send(func() { s.replica.WriteAt(p, off) })
 	for _, k := range s.open {
 		k.touched.Add(block.Range{Off: off, Len: int64(len(p))}.Intersect(k.r))
 	}

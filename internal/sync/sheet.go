@@ -8,9 +8,9 @@ import (
 	"github.com/rephub/rephub/internal/digest"
 )
 
-// maxSheets are under way at a time: 64 MiB of the volume, which is what a Gbyte/s
-// reads in the time of a far answer.
-const maxSheets = 16
+// maxSheets are under way at a time, up to 128 MiB of the volume. Half of the
+// workers may wait for their answers.
+const maxSheets = remoteWorkers / 2
 
 // sheet is a row of pieces about which one question is asked, if the replica is on
 // another machine. Only hashes are kept of what was read: a buffer that waited for
@@ -30,7 +30,7 @@ func (c *comparer) emitData(ctx context.Context, r block.Range, emit func(piece)
 	}
 	return split(r, maxCompare, func(r block.Range) error {
 		var s *sheet
-		if !c.differs.Load() {
+		if r.Len > step && !c.differs.Load() { // a single piece is a question anyhow
 			select {
 			case c.sheets <- struct{}{}:
 			case <-ctx.Done():
@@ -61,40 +61,52 @@ func (w *compareWorker) note(ctx context.Context, p piece) error {
 // when it was asked about needs no ticket: nothing is committed of it, and what was
 // written since comes by the tap.
 func (w *compareWorker) settle(ctx context.Context, s *sheet) error {
-	defer func() { <-w.sheets }()
 	err := w.differing(s.Range, func(dst []block.Range) ([]block.Range, error) { return w.far.differing(ctx, s.Range, s.blocks, dst) })
+	<-w.sheets
 	if err != nil {
 		return err
 	}
-	var n int64
-	for _, d := range w.ranges {
-		n += d.Len
-	}
-	w.differs.Store(2*n > s.Len)
-	all, copied := w.ranges, int64(0)
-	err = split(s.Range, int64(w.opt.RequestSize), func(p block.Range) error {
-		var parts []block.Range
-		for _, d := range all {
-			if x := d.Intersect(p); !x.Empty() {
-				parts = append(parts, x)
-			}
+	// As the pieces are read: from the first to the last block that differs.
+	var again []block.Range
+	var n, copied int64
+	_ = split(s.Range, int64(w.opt.RequestSize), func(p block.Range) error {
+		if r := hull(w.ranges, p); !r.Empty() {
+			again, n = append(again, r), n+r.Len
 		}
-		if len(parts) == 0 {
-			return nil
-		}
-		n, err := w.copy(ctx, parts)
-		copied += n
-		return err
+		return nil
 	})
-	if err == nil {
-		w.meter.add(s.Len, copied)
+	w.differs.Store(2*n > s.Len)
+	for _, r := range again {
+		n, err := w.copy(ctx, r)
+		if err != nil {
+			return err
+		}
+		copied += n
 	}
-	return err
+	w.meter.add(s.Len, copied)
+	return nil
 }
 
-// copy reads and commits the parts of one piece.
-func (w *compareWorker) copy(ctx context.Context, parts []block.Range) (copied int64, err error) {
-	r := block.Range{Off: parts[0].Off, Len: parts[len(parts)-1].End() - parts[0].Off}
+// hull is what of p lies from the first to the last of the ranges.
+func hull(ranges []block.Range, p block.Range) (r block.Range) {
+	for _, d := range ranges {
+		if x := d.Intersect(p); r.Empty() {
+			r = x
+		} else if !x.Empty() {
+			r.Len = x.End() - r.Off
+		}
+	}
+	return r
+}
+
+// copy reads r and commits the parts of it that differ.
+func (w *compareWorker) copy(ctx context.Context, r block.Range) (copied int64, err error) {
+	var parts []block.Range
+	for _, d := range w.ranges {
+		if x := d.Intersect(r); !x.Empty() {
+			parts = append(parts, x)
+		}
+	}
 	t := w.stream.Begin(r)
 	defer w.stream.End(t)
 	err = w.read(ctx, r, func(data []byte) error {

@@ -41,7 +41,7 @@ import (
 // choice, not 0, and unique among what is not answered; answers come in any order.
 const (
 	wireMagic   = "rephubCU"
-	wireVersion = 1
+	wireVersion = 2
 
 	frameHead  = 8
 	tagSize    = 8

@@ -42,8 +42,8 @@ type File interface {
 	io.WriterAt
 	io.Closer
 	Sparse
-	// Writev writes the buffers one after the other from off on, in as few
-	// system calls as possible. It changes neither the slices nor their
+	// Writev writes the buffers one after the other from off on, in few system
+	// calls. It changes neither the slices nor their
 	// bytes. A short write is an error; n says how many bytes went out.
 	Writev(bufs [][]byte, off int64) (n int, err error)
 	// Sync makes the bytes and the size durable (fdatasync). After an error
