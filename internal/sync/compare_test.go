@@ -6,7 +6,6 @@ import (
 	"errors"
 	"iter"
 	"math/rand/v2"
-	stdsync "sync"
 	"testing"
 
 	"github.com/rephub/rephub/block"
@@ -76,20 +75,7 @@ func TestCompareWhileTheTapWrites(t *testing.T) {
 		src := newMemory(8<<20).fill(20+seed, 0.5)
 		replica, _ := differ(src, 30+seed, 500)
 		s := newStream(t, replica)
-		var mu stdsync.Mutex
-		r := rand.New(rand.NewPCG(seed, 3))
-		write := func(off, n int64) {
-			mu.Lock()
-			at := off + r.Int64N(n)
-			p := make([]byte, min(1+r.Int64N(9000), int64(len(src.data))-at))
-			if r.IntN(2) == 0 {
-				for i := range p {
-					p[i] = byte(r.Uint32())
-				}
-			}
-			mu.Unlock()
-			s.tap(src, at, p)
-		}
+		write := s.guest(src, seed)
 		src.beforeRead, src.afterRead = write, write
 		replica.beforeRead, replica.afterRead = write, write
 		if err := Compare(t.Context(), source{src}, NewCurrent(device{replica}), s, Options{RequestSize: 64 << 10}); err != nil {

@@ -112,18 +112,7 @@ func TestRemoteCompareWhileTheTapWrites(t *testing.T) {
 		src := newMemory(4<<20).fill(80+seed, 0.5)
 		replica, _ := differ(src, 90+seed, 250)
 		s := newStream(t, replica)
-		var mu stdsync.Mutex
-		r := rand.New(rand.NewPCG(seed, 3))
-		write := func(off, n int64) {
-			mu.Lock()
-			at := off + r.Int64N(n)
-			p := make([]byte, min(1+r.Int64N(9000), int64(len(src.data))-at))
-			for i := range p {
-				p[i] = byte(r.Uint32())
-			}
-			mu.Unlock()
-			s.tap(src, at, p)
-		}
+		write := s.guest(src, seed)
 		src.beforeRead, src.afterRead = write, write
 		replica.beforeRead, replica.afterRead = write, write
 		c := newDistant(t, newHashes(t, replica))

@@ -251,3 +251,25 @@ func (s *stream) tap(src *memory, off int64, p []byte) {
 		k.touched.Add(block.Range{Off: off, Len: int64(len(p))}.Intersect(k.r))
 	}
 }
+
+// guest writes a little at each call: near what is read, or at one of a few places;
+// zeroes, what is likely there already, or something new.
+func (s *stream) guest(src *memory, seed uint64) func(off, n int64) {
+	var mu stdsync.Mutex
+	r := rand.New(rand.NewPCG(seed, 3))
+	return func(off, n int64) {
+		mu.Lock()
+		at := off + r.Int64N(n)
+		if r.IntN(3) == 0 {
+			at = r.Int64N(int64(len(src.data))) / (1 << 20) << 20
+		}
+		p := make([]byte, min(1+r.Int64N(9000), int64(len(src.data))-at))
+		if values := []uint32{1, 2, 256}[r.IntN(3)]; values > 1 {
+			for i := range p {
+				p[i] = byte(r.Uint32N(values))
+			}
+		}
+		mu.Unlock()
+		s.tap(src, at, p)
+	}
+}
