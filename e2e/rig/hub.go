@@ -168,6 +168,23 @@ func (h *Hub) KillAll() {
 // Freeze stops the hub in its tracks, Thaw lets it go on.
 func (h *Hub) Freeze() { h.Signal(syscall.SIGSTOP) }
 
+// FreezeAll is a Freeze that waits until nothing of the hub runs any more.
+func (h *Hub) FreezeAll() {
+	h.t.Helper()
+	h.Freeze()
+	h.Eventually("every thread of the hub is stopped", 20*time.Second, func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", h.cmd.Process.Pid))
+		for _, name := range threads {
+			stat, rerr := os.ReadFile(name)
+			_, after, _ := strings.Cut(string(stat), ") ") // behind the name
+			if rerr == nil && !strings.HasPrefix(after, "T") {
+				err = errors.New(string(stat))
+			}
+		}
+		return err
+	})
+}
+
 // Thaw is the end of Freeze.
 func (h *Hub) Thaw() { h.Signal(syscall.SIGCONT) }
 
