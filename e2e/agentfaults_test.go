@@ -176,7 +176,7 @@ func (w *world) stallHubDisk() {
 
 // loseHubPower: what the hub has not synced is lost, and it has to come from the
 // spool again. It says nothing once its disk is broken: a sync that is under way then
-// can look good to it (ext4 does not tell of extents that it could not convert).
+// can look good to it (see Disk.Break).
 func (w *world) loseHubPower() {
 	w.t.Helper()
 	w.hub.FreezeAll()
