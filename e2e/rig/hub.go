@@ -173,7 +173,7 @@ func (h *Hub) FreezeAll() {
 	h.t.Helper()
 	h.Freeze()
 	h.Eventually("every thread of the hub is stopped", 20*time.Second, func() error {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", h.cmd.Process.Pid))
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", h.PID()))
 		for _, name := range threads {
 			stat, rerr := os.ReadFile(name)
 			_, after, _ := strings.Cut(string(stat), ") ") // behind the name

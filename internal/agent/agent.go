@@ -119,12 +119,19 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	a := &Agent{cfg: cfg, data: data, vms: newMachines(), budget: &budget{limit: cfg.SpoolSize}, changed: make(chan struct{}, 1)}
-	a.keeper = keeper.NewLink(keeper.ClientConfig{Dir: data.join("keeper"), Exe: cfg.Exe, Logger: cfg.Logger})
+	a := newAgent(cfg, data)
 	a.up = newUplink(hub, cfg.Version, identity, relay.Config{Handler: a.obey, Logger: cfg.Logger}, cfg.Logger)
 	a.up.limit = limit
 	a.groups = newGroups(ctx, a, data.join("groups"))
 	return a.run(ctx, watcher)
+}
+
+// newAgent is an agent without groups and without a way to a hub.
+func newAgent(cfg Config, data *dataDir) *Agent {
+	return &Agent{
+		cfg: cfg, data: data, vms: newMachines(), budget: &budget{limit: cfg.SpoolSize}, changed: make(chan struct{}, 1),
+		keeper: keeper.NewLink(keeper.ClientConfig{Dir: data.join("keeper"), Exe: cfg.Exe, Logger: cfg.Logger}),
+	}
 }
 
 // newWatcher looks for VMs where the configuration says.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/host"
-	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/relay"
 	"github.com/rephub/rephub/journal"
@@ -39,8 +38,7 @@ func Release(ctx context.Context, cfg Config, names []string, tell func(group, r
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, data.close()) }()
-	a := &Agent{cfg: cfg, data: data, vms: newMachines(), budget: &budget{limit: cfg.SpoolSize}}
-	a.keeper = keeper.NewLink(keeper.ClientConfig{Dir: data.join("keeper"), Exe: cfg.Exe, Logger: cfg.Logger})
+	a := newAgent(cfg, data)
 	defer func() { err = errors.Join(err, a.keeper.Close()) }()
 	a.up = newUplink("", cfg.Version, nil, relay.Config{}, cfg.Logger) // which nobody runs
 	a.groups = newGroups(ctx, a, data.join("groups"))

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -66,14 +67,17 @@ counts. The file may be gone once the host has joined.`,
 	return cmd
 }
 
+// agentData is the agent's data directory, for what --data says.
+func (a *app) agentData(named string) string {
+	return cmp.Or(named, defaultData(a.env.Getenv)+"-agent")
+}
+
 // agentConfig completes a configuration from flags and environment.
 func (a *app) agentConfig(cfg *agent.Config, f *agentFlags) (err error) {
 	if cfg.Logger, err = a.logger(f.level); err != nil {
 		return err
 	}
-	if cfg.Data == "" {
-		cfg.Data = defaultData(a.env.Getenv) + "-agent"
-	}
+	cfg.Data = a.agentData(cfg.Data)
 	if cfg.Hub != "" {
 		if at, err := api.ParseAddress(cfg.Hub); err != nil || at.Network != "tcp" {
 			return withHint(usageError{"bad address of a hub " + quote(cfg.Hub)}, "write HOST:PORT, as in the hub's --agents")

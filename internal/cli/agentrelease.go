@@ -33,7 +33,7 @@ rephub unprotect: a hub that still has a group gives it to the agent again.`,
 			if cfg.Logger, err = a.logger("error"); err != nil {
 				return err
 			}
-			cfg.Data = cmp.Or(cfg.Data, defaultData(a.env.Getenv)+"-agent")
+			cfg.Data = a.agentData(cfg.Data)
 			bar := a.newBar()
 			released, err := agent.Release(cmd.Context(), cfg, args, func(group, reason string) {
 				bar.show("releasing "+group, api.Progress{Step: reason})

@@ -189,13 +189,11 @@ func (w *compareWorker) step(ctx context.Context, p piece) error {
 	t := w.stream.Begin(p.Range)
 	defer w.stream.End(t)
 	return w.read(ctx, p.Range, func(data []byte) error {
-		err := w.differing(p.Range, func(dst []block.Range) ([]block.Range, error) {
-			return w.current.Differing(ctx, p.Off, p.Len, data, dst)
-		})
-		if err != nil {
+		ranges, err := w.current.Differing(ctx, p.Off, p.Len, data, w.ranges[:0])
+		if err := w.found(p.Range, ranges, err); err != nil {
 			return err
 		}
-		w.differs.Store(2*hull(w.ranges, p.Range).Len > p.Len)
+		w.differs.Store(2*hull(w.ranges).Len > p.Len)
 		copied, err := w.commit(ctx, t, w.ranges, p.Off, data)
 		if err == nil {
 			w.meter.add(p.Len, copied)
@@ -243,10 +241,8 @@ func (w *compareWorker) commit(ctx context.Context, t Ticket, parts []block.Rang
 
 // hole commits zeroes where the replica has something else and the source a hole.
 func (w *compareWorker) hole(ctx context.Context, p piece) error {
-	err := w.differing(p.Range, func(dst []block.Range) ([]block.Range, error) {
-		return w.current.Differing(ctx, p.Off, p.Len, nil, dst)
-	})
-	if err != nil {
+	ranges, err := w.current.Differing(ctx, p.Off, p.Len, nil, w.ranges[:0])
+	if err := w.found(p.Range, ranges, err); err != nil {
 		return err
 	}
 	for _, d := range w.ranges {
@@ -257,10 +253,10 @@ func (w *compareWorker) hole(ctx context.Context, p piece) error {
 	return nil
 }
 
-// differing sets w.ranges to the parts of r in which the replica differs, as ask
-// appends them.
-func (w *compareWorker) differing(r block.Range, ask func(dst []block.Range) ([]block.Range, error)) (err error) {
-	w.ranges, err = ask(w.ranges[:0])
+// found sets w.ranges to the parts of r in which the replica was found to differ,
+// which are checked.
+func (w *compareWorker) found(r block.Range, ranges []block.Range, err error) error {
+	w.ranges = ranges
 	if err != nil {
 		var e *Error
 		if !errors.As(err, &e) {

@@ -102,6 +102,9 @@ func split(r block.Range, step int64, visit func(block.Range) error) error {
 	return nil
 }
 
+// parts is how many parts split visits.
+func parts(r block.Range, step int64) int64 { return (r.End()+step-1)/step - r.Off/step }
+
 // start checks the options and the source's size.
 func start(src Source, opt *Options) (size int64, err error) {
 	opt.EnsureDefaults()

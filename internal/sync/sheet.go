@@ -37,7 +37,7 @@ func (c *comparer) emitData(ctx context.Context, r block.Range, emit func(piece)
 				return context.Cause(ctx)
 			}
 			s = &sheet{Range: r, blocks: make([]digest.Sum, blocksIn(r.Len))}
-			s.left.Store(int32((r.End()+step-1)/step - r.Off/step))
+			s.left.Store(int32(parts(r, step)))
 		}
 		return split(r, step, func(r block.Range) error { return emit(piece{Range: r, sheet: s}) })
 	})
@@ -61,23 +61,26 @@ func (w *compareWorker) note(ctx context.Context, p piece) error {
 // when it was asked about needs no ticket: nothing is committed of it, and what was
 // written since comes by the tap.
 func (w *compareWorker) settle(ctx context.Context, s *sheet) error {
-	err := w.differing(s.Range, func(dst []block.Range) ([]block.Range, error) { return w.far.differing(ctx, s.Range, s.blocks, dst) })
+	ranges, err := w.far.differing(ctx, s.Range, s.blocks, w.ranges[:0])
 	<-w.sheets
-	if err != nil {
+	if err := w.found(s.Range, ranges, err); err != nil {
 		return err
 	}
-	// As the pieces are read: from the first to the last block that differs.
-	var again []block.Range
+	var all block.RangeSet
+	for _, d := range w.ranges {
+		all.Add(d)
+	}
+	var again [][]block.Range // by the pieces that are read
 	var n, copied int64
 	_ = split(s.Range, int64(w.opt.RequestSize), func(p block.Range) error {
-		if r := hull(w.ranges, p); !r.Empty() {
-			again, n = append(again, r), n+r.Len
+		if d := all.Overlap(p, nil); len(d) > 0 {
+			again, n = append(again, d), n+hull(d).Len
 		}
 		return nil
 	})
 	w.differs.Store(2*n > s.Len)
-	for _, r := range again {
-		n, err := w.copy(ctx, r)
+	for _, d := range again {
+		n, err := w.copy(ctx, d)
 		if err != nil {
 			return err
 		}
@@ -87,30 +90,21 @@ func (w *compareWorker) settle(ctx context.Context, s *sheet) error {
 	return nil
 }
 
-// hull is what of p lies from the first to the last of the ranges.
-func hull(ranges []block.Range, p block.Range) (r block.Range) {
-	for _, d := range ranges {
-		if x := d.Intersect(p); r.Empty() {
-			r = x
-		} else if !x.Empty() {
-			r.Len = x.End() - r.Off
-		}
+// hull reaches from the first of the ranges to the last.
+func hull(ranges []block.Range) block.Range {
+	if len(ranges) == 0 {
+		return block.Range{}
 	}
-	return r
+	return block.Range{Off: ranges[0].Off, Len: ranges[len(ranges)-1].End() - ranges[0].Off}
 }
 
-// copy reads r and commits the parts of it that differ.
-func (w *compareWorker) copy(ctx context.Context, r block.Range) (copied int64, err error) {
-	var parts []block.Range
-	for _, d := range w.ranges {
-		if x := d.Intersect(r); !x.Empty() {
-			parts = append(parts, x)
-		}
-	}
+// copy reads and commits the ranges, which lie in one piece.
+func (w *compareWorker) copy(ctx context.Context, ranges []block.Range) (copied int64, err error) {
+	r := hull(ranges)
 	t := w.stream.Begin(r)
 	defer w.stream.End(t)
 	err = w.read(ctx, r, func(data []byte) error {
-		copied, err = w.commit(ctx, t, parts, r.Off, data)
+		copied, err = w.commit(ctx, t, ranges, r.Off, data)
 		return err
 	})
 	return copied, err

@@ -279,5 +279,5 @@ func eachPiece(r block.Range, visit func(i int, piece block.Range) error) error 
 
 // pieces is how many pieces a request for r has.
 func pieces(r block.Range) int {
-	return int((r.End()+digest.Chunk-1)/digest.Chunk - r.Off/digest.Chunk)
+	return int(parts(r, digest.Chunk))
 }

@@ -19,7 +19,7 @@ import (
 type connection struct {
 	lib    *golibvirt.Libvirt
 	wire   *wire
-	socket string        // of the daemon
+	daemon *daemon
 	turn   chan struct{} // holds one element while a call is under way
 	// streaming ends the library's streams: when the connection ends it closes
 	// only those that it knows by then.
@@ -58,8 +58,8 @@ func connect(ctx context.Context, uri string) (*connection, error) {
 		return nil, vm.WithHint(fmt.Errorf("%w: connect to libvirt: %w", vm.ErrLost, err),
 			"is libvirtd or virtqemud running, and may this user connect to its socket?")
 	}
-	c := &connection{wire: &wire{Conn: conn, lost: make(chan struct{})}, socket: conn.RemoteAddr().String(), turn: make(chan struct{}, 1)}
-	c.enter()
+	c := &connection{wire: &wire{Conn: conn, lost: make(chan struct{})}, daemon: daemonAt(conn.RemoteAddr().String()), turn: make(chan struct{}, 1)}
+	c.daemon.enter(c)
 	c.streaming, c.hush = context.WithCancel(context.WithoutCancel(ctx))
 	c.lib = golibvirt.NewWithDialer(c.wire)
 	_, err = call(ctx, c, func(l *golibvirt.Libvirt) (struct{}, error) {
@@ -86,7 +86,7 @@ func (e *endpoint) dial(ctx context.Context) (conn net.Conn, err error) {
 // close ends the connection, and waits for the call that is under way and for the
 // streams to end. It may be called twice.
 func (c *connection) close() {
-	c.leave()
+	c.daemon.leave(c)
 	c.wire.Conn.Close()
 	c.hush()
 	c.turn <- struct{}{}

@@ -18,51 +18,46 @@ const (
 	calm = time.Minute
 )
 
-// daemons are those that this process has met, by socket. One that has lost its way
-// delivers no event to anybody until nobody listens any more (see docs/qemu.md), so
-// who notices ends the connections of all.
-var daemons struct {
-	sync.Mutex
-	by map[string]*daemon
-}
+// daemons are those that this process has met, by socket.
+var daemons sync.Map
 
+// daemon is who answers at a socket. One that has lost its way delivers no event to
+// anybody until nobody listens any more (see docs/qemu.md), so who notices ends the
+// connections of all.
 type daemon struct {
+	mu     sync.Mutex
 	open   []*connection
 	hungUp time.Time // the last time
 }
 
-func (c *connection) enter() {
-	daemons.Lock()
-	defer daemons.Unlock()
-	if daemons.by == nil {
-		daemons.by = map[string]*daemon{}
-	}
-	if daemons.by[c.socket] == nil {
-		daemons.by[c.socket] = &daemon{}
-	}
-	d := daemons.by[c.socket]
+func daemonAt(socket string) *daemon {
+	d, _ := daemons.LoadOrStore(socket, new(daemon))
+	return d.(*daemon)
+}
+
+func (d *daemon) enter(c *connection) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.open = append(d.open, c)
 }
 
-func (c *connection) leave() {
-	daemons.Lock()
-	defer daemons.Unlock()
-	d := daemons.by[c.socket]
+func (d *daemon) leave(c *connection) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.open = slices.DeleteFunc(d.open, func(o *connection) bool { return o == c })
 }
 
-// hangUpAll ends every connection to c's daemon, which their users take for a
+// hangUpAll ends every connection to the daemon, which their users take for a
 // daemon that was restarted. It is false if that was done a short while ago.
-func (c *connection) hangUpAll() bool {
-	daemons.Lock()
-	defer daemons.Unlock()
-	d := daemons.by[c.socket]
+func (d *daemon) hangUpAll() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if time.Since(d.hungUp) < calm {
 		return false
 	}
 	d.hungUp = time.Now()
-	for _, o := range d.open {
-		o.wire.Conn.Close()
+	for _, c := range d.open {
+		c.wire.Conn.Close()
 	}
 	return true
 }
@@ -89,7 +84,7 @@ func (m *monitor) hear(ctx context.Context, id string, seen <-chan struct{}) err
 				return nil
 			default:
 			}
-			if m.hangUpAll() {
+			if m.daemon.hangUpAll() {
 				err := deaf(vm.ErrLost)
 				m.end(err)
 				return err
