@@ -6,10 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/rephub/rephub/e2e/rig"
 	"github.com/rephub/rephub/internal/api"
@@ -68,6 +72,35 @@ func TestAgentShipsEveryPoint(t *testing.T) {
 	for _, at := range []uint64{first, first + (last-first)/2, last} {
 		m, _ := verify(t, r.hub, r.q, fmt.Sprintf("seq:%d", at))
 		r.hub.Must("unmount", m.ID)
+	}
+}
+
+// VMs have processors on which neither agent nor hub runs, when both are on their host. The keeper has them all, and so does the agent's
+// thread that watches it and goes as first.
+func TestVMsHaveProcessorsOfTheirOwn(t *testing.T) {
+	r := newRemote(t, vmtest.Config{})
+	keeper, err := r.agent.Keeper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := runtime.NumCPU()
+	half := max(1, all/2)
+	for pid, want := range map[int]int{r.agent.PID(): half, r.hub.PID(): half, keeper: all} {
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, task := range tasks {
+			tid, _ := strconv.Atoi(task.Name())
+			var set unix.CPUSet
+			attr, err := unix.SchedGetAttr(tid, 0)
+			if err != nil || unix.SchedGetaffinity(tid, &set) != nil {
+				continue // it has ended
+			}
+			if watches := pid == r.agent.PID() && attr.Policy == unix.SCHED_NORMAL; set.Count() != want && !(watches && set.Count() == all) {
+				t.Errorf("thread %d of process %d has %d processors, not %d (agent %d, hub %d, keeper %d)", tid, pid, set.Count(), want, r.agent.PID(), r.hub.PID(), keeper)
+			}
+		}
 	}
 }
 

@@ -21,8 +21,8 @@ import (
 
 const (
 	spoolDir = "spool"
-	// gather is how long a busy VM's writes are gathered before they are journaled and shipped together. The fewer wake-ups that costs
-	// are the VM's processor time; it is a part of the RPO.
+	// gather is how long a busy VM's writes are gathered at most before they are journaled and shipped together. Wake-ups cost the
+	// VM processor time; it is a part of the RPO.
 	gather = 5 * time.Millisecond
 )
 

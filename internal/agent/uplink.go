@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/rephub/rephub/internal/host"
+	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/relay"
 	"github.com/rephub/rephub/internal/trust"
 )
@@ -98,7 +99,7 @@ func (u *uplink) once(ctx context.Context) error {
 		if err != nil {
 			name = "" // it is for people only
 		}
-		if err := conn.Call(ctx, host.CallHello, host.Hello{Version: u.version, Host: name}, nil); err != nil {
+		if err := conn.Call(ctx, host.CallHello, host.Hello{Version: u.version, Host: name, Boot: protect.BootID()}, nil); err != nil {
 			_ = conn.Close()
 			return
 		}

@@ -34,6 +34,9 @@ func (a *app) agentCommand() *cobra.Command {
 those write that are protected to a hub elsewhere. SIGTERM or Ctrl-C ends it;
 the VMs do not notice, and what they write meanwhile is synced afterwards.
 
+It keeps to half of the host's processors, so that it never runs on the others.
+taskset, or CPUAffinity= in its unit, gives it other ones.
+
 The first time it needs a join token, which rephub token create prints on the
 hub. Later --data is enough: identity and hub are kept there. A new token has
 the host join anew. A command line can be seen by every user of the host, so
@@ -47,6 +50,7 @@ counts. The file may be gone once the host has joined.`,
 				return err
 			}
 			giveWay(cfg.Logger)
+			halveProcessors(cfg.Logger)
 			return agent.Run(cmd.Context(), cfg)
 		},
 	}

@@ -40,6 +40,7 @@ by certificate; see rephub token create.`,
 				fmt.Fprintln(a.env.Stdout, text)
 			}
 			giveWay(cfg.Logger)
+			cfg.BesideVMs = func() { halveProcessors(cfg.Logger) }
 			return hub.Run(cmd.Context(), cfg)
 		},
 	}

@@ -45,3 +45,14 @@ func giveWay(log *slog.Logger) {
 		log.Warn("the VMs of this host do not go before this process", "err", err)
 	}
 }
+
+// halveProcessors leaves the VMs of this host processors on which the daemon never runs.
+func halveProcessors(log *slog.Logger) {
+	n, err := keeper.HalveProcessors()
+	switch {
+	case err != nil:
+		log.Warn("the VMs of this host share all of their processors with this process", "err", err)
+	case n > 0:
+		log.Info("VMs run on this machine, so this process keeps to a half of the processors", "processors", n)
+	}
+}

@@ -37,7 +37,8 @@ const (
 // Hello is what an agent says of itself.
 type Hello struct {
 	Version string `json:"version"`
-	Host    string `json:"host"` // what the host calls itself
+	Host    string `json:"host"`           // what the host calls itself
+	Boot    string `json:"boot,omitempty"` // protect.BootID
 }
 
 // VM is a VM that an agent has found.

@@ -43,6 +43,8 @@ type agentsConfig struct {
 	Hooks  agentHooks
 	Trust  trust.Config
 	Logger *slog.Logger
+	// BesideVMs is called whenever an agent of this machine says hello; none.
+	BesideVMs func()
 	// Strangers is how many connections may be open that have not said who
 	// they are; 64.
 	Strangers int
@@ -77,6 +79,9 @@ type agentTrust struct {
 }
 
 func newAgents(cfg agentsConfig) (*agents, error) {
+	if cfg.BesideVMs == nil {
+		cfg.BesideVMs = func() {}
+	}
 	if cfg.Strangers == 0 {
 		cfg.Strangers = 64
 	}
@@ -286,5 +291,6 @@ func (a *agents) cut(id string) {
 func (h *Hub) newAgents() (*agents, error) {
 	return newAgents(agentsConfig{
 		Dir: filepath.Join(h.cfg.Data, "authority"), Store: h.store, Hooks: h.agentHooks(), Trust: h.cfg.Trust, Logger: h.cfg.Logger,
+		BesideVMs: h.beside,
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/host"
+	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/relay"
 	"github.com/rephub/rephub/internal/trust"
 	"github.com/rephub/rephub/internal/vfs/crashfs"
@@ -86,6 +87,27 @@ func TestAgentIsCalledAndReplaced(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A hub hears that VMs run on its machine from an agent of it, and from no other.
+func TestAgentBesideTheHub(t *testing.T) {
+	beside := make(chan struct{}, 10)
+	r := newAgentsRig(t, func(c *agentsConfig) { c.BesideVMs = func() { beside <- struct{}{} } })
+	f := r.connect(r.agent("kvm1"))
+	for boot, want := range map[string]int{protect.BootID(): 1, "another": 0, "": 0} {
+		if err := f.Call(t.Context(), host.CallHello, host.Hello{Version: "v", Boot: boot}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(beside); got != want {
+			t.Errorf("boot %q: told %d times, not %d", boot, got, want)
+		}
+		for len(beside) > 0 {
+			<-beside
+		}
+	}
+	if err := f.Call(t.Context(), host.CallHello, host.Hello{Boot: strings.Repeat("x", 65)}, nil); err == nil {
+		t.Error("a boot id that cannot be is taken")
+	}
 }
 
 func TestTokensThatAreRefused(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/host"
+	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/relay"
 	"github.com/rephub/rephub/internal/trust"
 )
@@ -107,7 +108,9 @@ func (a *agents) handle(ctx context.Context, t *agentTrust, l *agentLink, method
 	case method == trust.MethodRenew:
 		out, err = a.renew(t, l, params)
 	case method == host.CallHello:
-		err = l.hear(params)
+		if err = l.hear(params); err == nil && l.Hello().Boot != "" && l.Hello().Boot == protect.BootID() {
+			a.cfg.BesideVMs()
+		}
 	case a.cfg.Hooks.Handle == nil:
 		err = &relay.RemoteError{Code: "unknown", Message: "unknown call " + method}
 	default:
@@ -141,7 +144,7 @@ func (a *agents) renew(t *agentTrust, l *agentLink, params json.RawMessage) (any
 // hear takes what the agent says of itself.
 func (l *agentLink) hear(params json.RawMessage) error {
 	var m host.Hello
-	if err := json.Unmarshal(params, &m); err != nil || len(m.Version) > 100 || len(m.Host) > 255 {
+	if err := json.Unmarshal(params, &m); err != nil || len(m.Version) > 100 || len(m.Host) > 255 || len(m.Boot) > 64 {
 		return refuseAgent("hello: %.100s", params)
 	}
 	l.mu.Lock()

@@ -30,6 +30,9 @@ type Config struct {
 	Exe string
 	// Version is told to clients.
 	Version string
+	// BesideVMs is called once, when VMs turn out to run on this machine: an
+	// agent of it connects, or one is about to get a tap here; none.
+	BesideVMs func()
 	// Ready is called once everything is served; none.
 	Ready func(Ready)
 	// OpenGroup makes groups; the real ones.
@@ -63,6 +66,9 @@ func (c *Config) EnsureDefaults() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.BesideVMs == nil {
+		c.BesideVMs = func() {}
 	}
 	if c.RetainEvery == 0 {
 		c.RetainEvery = 10 * time.Second

@@ -24,6 +24,7 @@ type Hub struct {
 	store   *catalog.Store
 	watch   *catalog.Watch
 	keeper  *keeper.Link
+	beside  func() // Config.BesideVMs, once
 	mounts  *recovery.Mounts
 	tasks   *tasks
 	vms     *vm.Pool
@@ -43,7 +44,7 @@ var _ api.Service = (*Hub)(nil)
 
 // newHub puts the parts together; nothing runs yet.
 func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub, err error) {
-	h = &Hub{cfg: cfg, data: data, started: time.Now().UTC(), where: where, tasks: newTasks(ctx, cfg.Logger)}
+	h = &Hub{cfg: cfg, data: data, started: time.Now().UTC(), where: where, tasks: newTasks(ctx, cfg.Logger), beside: sync.OnceFunc(cfg.BesideVMs)}
 	h.mu.groups = map[string]*entry{}
 	h.vms = vm.NewPool(openMonitor)
 	endpoints := cfg.Etcd
@@ -147,13 +148,19 @@ func (h *Hub) open(ctx context.Context, r groupRecord, create bool) *entry {
 	e := newEntry(h.data.join("groups", r.Name), r, h.cfg.Logger)
 	e.group, e.openErr = h.cfg.OpenGroup(ctx, GroupDeps{
 		Dir: e.dir, Create: create, Record: r, RunDir: h.data.join("run"),
-		OpenVM: h.vms.Get, Keeper: h.keeper.Get, GrantEpoch: h.store.GrantEpoch, Agents: h.agents, Logger: h.cfg.Logger,
+		OpenVM: h.vms.Get, Keeper: h.ownKeeper, GrantEpoch: h.store.GrantEpoch, Agents: h.agents, Logger: h.cfg.Logger,
 	})
 	if e.openErr != nil {
 		e.group = nil
 		e.logger.Error("open group", "err", e.openErr)
 	}
 	return e
+}
+
+// ownKeeper is the tap keeper for the VMs of this machine.
+func (h *Hub) ownKeeper(ctx context.Context) (*keeper.Client, error) {
+	h.beside()
+	return h.keeper.Get(ctx)
 }
 
 // catalogError says to clients what the catalog's errors mean.

@@ -90,7 +90,7 @@ func (h *Hub) abandon(ctx context.Context, e *entry) error {
 func (h *Hub) takeTaps(ctx context.Context, r groupRecord) error {
 	ctx, cancel := context.WithTimeout(ctx, detachPatience)
 	defer cancel()
-	k, err := h.keeper.Get(ctx)
+	k, err := h.ownKeeper(ctx)
 	if err != nil {
 		return fmt.Errorf("reach the tap keeper: %w", err)
 	}

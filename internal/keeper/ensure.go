@@ -91,7 +91,13 @@ func start(ctx context.Context, cfg ClientConfig) error {
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
+	goFirst(func(denied error) {
+		if denied != nil && cfg.Logger != nil {
+			cfg.Logger.Warn("the keeper stays at the priority of who starts it", "err", denied)
+		}
+		err = cmd.Run()
+	})
+	if err != nil {
 		return fmt.Errorf("start keeper with %s: %w: %s", exe, err, strings.TrimSpace(said.String()))
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -36,14 +37,33 @@ func GiveWay() error {
 	})
 }
 
-// takeBack takes back a GiveWay for a thread; 0 is the calling one.
-func takeBack(tid int) error {
-	was, err := unix.SchedGetAttr(tid, 0)
+// goFirst calls do in a thread that goes before this process, if that has given way, and with it what do starts.
+func goFirst(do func(denied error)) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and its priority with it
+		do(takeBack())
+	}()
+	<-done
+}
+
+// takeBack takes back GiveWay and HalveProcessors for the calling thread.
+func takeBack() error {
+	was, err := unix.SchedGetAttr(0, 0)
 	if err == nil && was.Policy == schedBatch {
-		err = unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: schedOther, Nice: was.Nice}, 0)
+		err = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: schedOther, Nice: was.Nice}, 0)
 	}
 	if err != nil {
 		return fmt.Errorf("take back the scheduling policy: %w", err)
+	}
+	given.Lock()
+	defer given.Unlock()
+	if given.set.Count() == 0 {
+		return nil
+	}
+	if err := unix.SchedSetaffinity(0, &given.set); err != nil {
+		return fmt.Errorf("take back the processors: %w", err)
 	}
 	return nil
 }
@@ -63,7 +83,7 @@ func eachThread(do func(tid int) error) error {
 				continue
 			}
 			if err := do(tid); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("set the scheduling policy: %w", err)
+				return fmt.Errorf("change how a thread is scheduled: %w", err)
 			}
 			done[tid], again = true, true
 		}

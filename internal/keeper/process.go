@@ -22,9 +22,6 @@ func hardenProcess(log *slog.Logger) {
 			break
 		}
 	}
-	if err := eachThread(takeBack); err != nil {
-		log.Warn("the keeper stays at the priority of who started it", "err", err)
-	}
 	if lim := (unix.Rlimit{}); unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && lim.Cur < lim.Max {
 		lim.Cur = lim.Max
 		unix.Setrlimit(unix.RLIMIT_NOFILE, &lim)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -59,17 +58,15 @@ func Watch(ctx context.Context, c *Client, cfg WatchConfig) error {
 		return fmt.Errorf("watch keeper: %w", err)
 	}
 	defer p.Close()
-	found := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and its priority with it
-		if err := takeBack(0); err != nil {
-			c.log.Warn("the keeper is watched at the priority of this process", "err", err)
+	goFirst(func(denied error) {
+		if denied != nil {
+			c.log.Warn("the keeper is watched at the priority of this process", "err", denied)
 		}
 		w := watcher{c: c, cfg: cfg, proc: p, queue: runQueue{pid: c.pid}}
 		defer w.end()
-		found <- w.run(ctx)
-	}()
-	return <-found
+		err = w.run(ctx)
+	})
+	return err
 }
 
 // watcher is a running Watch.

@@ -399,7 +399,7 @@ func (a *attachment) lastFence(ctx context.Context) {
 	if !st.Void || st.Epoch == 0 || a.link.lost.Load() != nil {
 		return
 	}
-	f := journal.Fence{Seq: st.Cut, Wall: a.g.deps.Now().UnixNano(), Mono: monotonic(), Boot: bootID()}
+	f := journal.Fence{Seq: st.Cut, Wall: a.g.deps.Now().UnixNano(), Mono: monotonic(), Boot: BootID()}
 	err := a.checkTaps(ctx, st)
 	if err == nil {
 		err = a.link.drainTo(ctx, st.Cut)

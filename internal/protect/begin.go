@@ -287,7 +287,7 @@ func (a *attachment) newEpoch(ctx context.Context) error {
 		return err
 	}
 	seq := a.firstSeq(st)
-	err = a.link.unhung(ctx, func() error { return g.stream.control(epoch, journal.Attach{Seq: seq, Host: host, Boot: bootID()}) })
+	err = a.link.unhung(ctx, func() error { return g.stream.control(epoch, journal.Attach{Seq: seq, Host: host, Boot: BootID()}) })
 	if err != nil {
 		return fmt.Errorf("note epoch %d: %w", epoch, err)
 	}

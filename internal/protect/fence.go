@@ -137,7 +137,7 @@ func broken(err error) bool {
 func (a *attachment) fence(ctx context.Context) error {
 	before := a.link.ring.State()
 	now := a.g.deps.Now()
-	f := journal.Fence{Seq: before.Last, Wall: now.UnixNano(), Mono: monotonic(), Boot: bootID()}
+	f := journal.Fence{Seq: before.Last, Wall: now.UnixNano(), Mono: monotonic(), Boot: BootID()}
 	if gap := a.link.lost.Load(); gap != nil {
 		return gap
 	}
@@ -264,8 +264,8 @@ func monotonic() int64 {
 	return t.Nano()
 }
 
-// bootID tells the host's boots apart, so that monotonic times of two are not compared.
-var bootID = gosync.OnceValue(func() string {
+// BootID tells machines, and the boots of one, apart; empty when it cannot be read. Monotonic times of two boots are not compared.
+var BootID = gosync.OnceValue(func() string {
 	p, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""

@@ -143,8 +143,8 @@ type Spec struct {
 type Config struct {
 	// RingSize of the keeper's ring in bytes; 256 MiB, half a second of a busy VM's writes. It takes memory only while the journal's disk lags.
 	RingSize int64
-	// Gather is how long writes that come one after the other are gathered before they are journaled together; 2 ms. A write that
-	// comes after a pause is not kept waiting.
+	// Gather is how long writes that come one after the other are gathered at most before they are journaled together; 2 ms (see
+	// tap.DrainConfig). A write that comes after a pause is not kept waiting.
 	Gather time.Duration
 	// FenceBusy and FenceIdle are the pauses between fences with and without new writes; 100 ms and 1 s.
 	FenceBusy, FenceIdle time.Duration

@@ -9,8 +9,10 @@ import (
 type DrainConfig struct {
 	// MaxRun is the most that is handed on at once, in bytes; default 4 MiB.
 	MaxRun int
-	// Tick is how long the next run may gather after a small one; default 2 ms. It costs latency only under load: a write that comes to an idle ring is handed on at once.
+	// Tick is how long the next run may gather after a small one at most; default 2 ms. It costs latency only under load: a write that comes to an idle ring is handed on at once.
 	Tick time.Duration
+	// Enough is how many bytes need not gather any longer; default 128 KiB. Drain goes by what came in the time before, and waits a tenth of Tick at least.
+	Enough int
 	// Changed, if set, is called in Drain's goroutine, between runs, when State has changed (as for Wait) and once at first.
 	Changed func()
 }
@@ -24,10 +26,13 @@ func (c *Consumer) Drain(ctx context.Context, cfg DrainConfig, sink func(Run) er
 	if cfg.Tick <= 0 {
 		cfg.Tick = 2 * time.Millisecond
 	}
+	if cfg.Enough <= 0 {
+		cfg.Enough = 128 << 10
+	}
 	if cfg.Changed == nil {
 		cfg.Changed = func() {}
 	}
-	seen := ^uint64(0)
+	seen, pause := ^uint64(0), cfg.Tick
 	for ctx.Err() == nil {
 		if v := c.ring.head.stateVersion.Load() &^ 1; v != seen {
 			seen = v
@@ -50,10 +55,17 @@ func (c *Consumer) Drain(ctx context.Context, cfg DrainConfig, sink func(Run) er
 			return err
 		}
 		if run.Bytes() < cfg.MaxRun/2 {
-			if err := c.Pause(ctx, cfg.Tick); err != nil {
+			pause = cfg.pause(pause, run.Bytes())
+			if err := c.Pause(ctx, pause); err != nil {
 				return err
 			}
 		}
 	}
 	return context.Cause(ctx)
+}
+
+// pause is how long to gather after a run of n bytes that had gathered for last: half way to the time in which Enough would have come.
+func (cfg *DrainConfig) pause(last time.Duration, n int) time.Duration {
+	enough := last * time.Duration(cfg.Enough) / time.Duration(n)
+	return min(max((last+enough)/2, cfg.Tick/10), cfg.Tick)
 }

@@ -446,3 +446,27 @@ func newRing(t testing.TB, size int64) *Ring {
 	r, err := NewRing(size)
 	return must(t, r, err)
 }
+
+// Gathering aims at Enough bytes, and keeps to its limits whatever comes.
+func TestPause(t *testing.T) {
+	cfg := DrainConfig{Tick: 5 * time.Millisecond, Enough: 128 << 10}
+	for _, c := range []struct {
+		name string
+		each int           // bytes in a millisecond
+		want time.Duration // in the end
+	}{
+		{"a trickle", 1 << 10, 5 * time.Millisecond},
+		{"as much as is enough in the longest time", 128 << 10 / 5, 5 * time.Millisecond},
+		{"twice that", 128 << 10 * 2 / 5, 2500 * time.Microsecond},
+		{"a flood", 1 << 20, 500 * time.Microsecond},
+	} {
+		p := cfg.Tick
+		for range 20 {
+			n := max(1, int(int64(c.each)*int64(p)/int64(time.Millisecond)))
+			p = cfg.pause(p, n)
+		}
+		if d := p - c.want; d > 50*time.Microsecond || d < -50*time.Microsecond {
+			t.Errorf("%s: gathers for %s, not %s", c.name, p, c.want)
+		}
+	}
+}
