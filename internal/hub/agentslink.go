@@ -108,7 +108,7 @@ func (a *agents) handle(ctx context.Context, t *agentTrust, l *agentLink, method
 	case method == trust.MethodRenew:
 		out, err = a.renew(t, l, params)
 	case method == host.CallHello:
-		if err = l.hear(params); err == nil && l.Hello().Boot != "" && l.Hello().Boot == protect.BootID() {
+		if err = l.hear(params); err == nil && l.here() {
 			a.cfg.BesideVMs()
 		}
 	case a.cfg.Hooks.Handle == nil:
@@ -152,6 +152,12 @@ func (l *agentLink) hear(params json.RawMessage) error {
 	l.mu.Unlock()
 	l.tell()
 	return nil
+}
+
+// here tells whether the agent runs on this machine, as far as it has said.
+func (l *agentLink) here() bool {
+	boot := l.Hello().Boot
+	return boot != "" && boot == protect.BootID()
 }
 
 // tell has what is new noted.

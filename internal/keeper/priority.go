@@ -10,13 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Linux scheduling policies, and what GiveWay asks for.
-const (
-	schedOther = 0
-	schedBatch = 3
-
-	giveWaySlice = 100_000_000 // ns; the longest that the kernel allows
-)
+// giveWaySlice is what GiveWay asks for, in ns; the longest that the kernel allows.
+const giveWaySlice = 100_000_000
 
 // GiveWay makes this process let the VMs and the keeper of its host go first: it does not interrupt who runs, and who wakes up interrupts it.
 // Its share of busy processors stays as it was. What it starts inherits that, but for a keeper. A process that runs under another policy
@@ -29,11 +24,11 @@ func GiveWay() error {
 	if err != nil {
 		return fmt.Errorf("read the scheduling policy: %w", err)
 	}
-	if was.Policy != schedOther {
+	if was.Policy != unix.SCHED_NORMAL {
 		return nil
 	}
 	return eachThread(func(tid int) error {
-		return unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: schedBatch, Runtime: giveWaySlice, Nice: was.Nice}, 0)
+		return unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH, Runtime: giveWaySlice, Nice: was.Nice}, 0)
 	})
 }
 
@@ -51,8 +46,8 @@ func goFirst(do func(denied error)) {
 // takeBack takes back GiveWay and HalveProcessors for the calling thread.
 func takeBack() error {
 	was, err := unix.SchedGetAttr(0, 0)
-	if err == nil && was.Policy == schedBatch {
-		err = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: schedOther, Nice: was.Nice}, 0)
+	if err == nil && was.Policy == unix.SCHED_BATCH {
+		err = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: was.Nice}, 0)
 	}
 	if err != nil {
 		return fmt.Errorf("take back the scheduling policy: %w", err)

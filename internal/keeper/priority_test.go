@@ -122,12 +122,12 @@ func giveWayElsewhere(t *testing.T, env ...string) (g gaveWay) {
 func TestKeeperGoesFirst(t *testing.T) {
 	g := giveWayElsewhere(t)
 	for _, th := range g.Mine {
-		if th.Policy != schedBatch && !th.finished(g) || th.Nice != givenNice {
+		if th.Policy != unix.SCHED_BATCH && !th.finished(g) || th.Nice != givenNice {
 			t.Errorf("who gave way has a thread %+v", th)
 		}
 	}
 	for _, th := range g.Keepers {
-		if th.Policy != schedOther || th.Nice != givenNice || th.Slice >= giveWaySlice {
+		if th.Policy != unix.SCHED_NORMAL || th.Nice != givenNice || th.Slice >= giveWaySlice {
 			t.Errorf("the keeper has a thread %+v", th)
 		}
 	}
@@ -138,11 +138,11 @@ func TestKeeperGoesFirst(t *testing.T) {
 func (th thread) finished(g gaveWay) bool {
 	n := 0
 	for _, other := range g.Mine {
-		if other.Policy == schedOther {
+		if other.Policy == unix.SCHED_NORMAL {
 			n++
 		}
 	}
-	return n == 1 && th.Policy == schedOther
+	return n == 1 && th.Policy == unix.SCHED_NORMAL
 }
 
 // A process that halves its processors has a half for all its threads, once, and its keeper has all.

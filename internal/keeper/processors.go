@@ -23,13 +23,9 @@ var given struct {
 func HalveProcessors() (int, error) {
 	given.Lock()
 	defer given.Unlock()
-	var mine unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &mine); err != nil {
-		return 0, fmt.Errorf("read the processors of this process: %w", err)
-	}
-	possible, err := possibleProcessors()
+	mine, possible, err := processors()
 	if err != nil {
-		return 0, fmt.Errorf("find the processors of this machine: %w", err)
+		return 0, fmt.Errorf("find the processors of this process: %w", err)
 	}
 	if mine != possible || mine.Count() < 2 {
 		return 0, nil
@@ -43,20 +39,20 @@ func HalveProcessors() (int, error) {
 	return half.Count(), nil
 }
 
-// possibleProcessors are those that the kernel lets this process use, whatever somebody has chosen of them.
-func possibleProcessors() (possible unix.CPUSet, err error) {
+// processors are those of this process, and those that the kernel lets it use, whatever somebody has chosen of them.
+func processors() (mine, possible unix.CPUSet, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var mine, all unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &mine); err != nil {
-		return possible, err
+		return mine, possible, err
 	}
+	var all unix.CPUSet
 	all.Fill()
 	if err := unix.SchedSetaffinity(0, &all); err != nil {
-		return possible, err
+		return mine, possible, err
 	}
 	err = unix.SchedGetaffinity(0, &possible)
-	return possible, errors.Join(err, unix.SchedSetaffinity(0, &mine))
+	return mine, possible, errors.Join(err, unix.SchedSetaffinity(0, &mine))
 }
 
 // firstOf are the first n processors of a set.
