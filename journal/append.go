@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"github.com/rephub/rephub/internal/giveway"
 	"github.com/rephub/rephub/journal/index"
 )
 
@@ -67,6 +68,7 @@ func (l *Log) append(b Batch) error {
 			return err
 		}
 	}
+	giveway.Yield()
 	if err := l.finishDraft(&d, b); err != nil {
 		return err
 	}
@@ -79,6 +81,7 @@ func (l *Log) append(b Batch) error {
 	crc, hash := a.sealer.seal(a.heads, a.head[:])
 	binary.LittleEndian.PutUint32(a.head[36:], crc)
 	a.iov = append(append(a.iov[:0], a.head[:]), b.Regions...)
+	giveway.Yield()
 	if _, err := w.file.Writev(a.iov, at); err != nil {
 		// What was written of it ends the log with a torn batch, which the
 		// next one overwrites: cutting it off now is only tidy.

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/giveway"
 	"github.com/rephub/rephub/internal/keeper"
 )
 
@@ -41,14 +42,14 @@ func (a *app) catalogServerCommand() *cobra.Command {
 
 // giveWay has a daemon work behind the VMs of its host.
 func giveWay(log *slog.Logger) {
-	if err := keeper.GiveWay(); err != nil {
+	if err := giveway.Begin(); err != nil {
 		log.Warn("the VMs of this host do not go before this process", "err", err)
 	}
 }
 
 // halveProcessors leaves the VMs of this host processors on which the daemon never runs.
 func halveProcessors(log *slog.Logger) {
-	n, err := keeper.HalveProcessors()
+	n, err := giveway.HalveProcessors()
 	switch {
 	case err != nil:
 		log.Warn("the VMs of this host share all of their processors with this process", "err", err)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rephub/rephub/internal/giveway"
 )
 
 // retryAfter is the pause between attempts to reach a keeper that is just starting or ending.
@@ -91,7 +93,7 @@ func start(ctx context.Context, cfg ClientConfig) error {
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	cmd.WaitDelay = time.Second
-	goFirst(func(denied error) {
+	giveway.First(func(denied error) {
 		if denied != nil && cfg.Logger != nil {
 			cfg.Logger.Warn("the keeper stays at the priority of who starts it", "err", denied)
 		}

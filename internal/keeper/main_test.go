@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if dir := os.Getenv(givingEnv); dir != "" {
-		if err := givingMain(dir); err != nil {
+	if dir := os.Getenv(givingWayEnv); dir != "" {
+		if err := givingWayMain(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "give way:", err)
 			os.Exit(1)
 		}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rephub/rephub/internal/giveway"
 )
 
 // What a Watch may find.
@@ -58,7 +60,7 @@ func Watch(ctx context.Context, c *Client, cfg WatchConfig) error {
 		return fmt.Errorf("watch keeper: %w", err)
 	}
 	defer p.Close()
-	goFirst(func(denied error) {
+	giveway.First(func(denied error) {
 		if denied != nil {
 			c.log.Warn("the keeper is watched at the priority of this process", "err", denied)
 		}

@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/rephub/rephub/internal/giveway"
 )
 
 // patientReader gives the peer up when nothing came for too long.
@@ -38,7 +40,9 @@ func (c *Conn) read(ctx context.Context) error {
 	}
 	for err == nil {
 		if f, err = d.next(); err == nil {
+			giveway.Yield()
 			err = c.take(ctx, &f)
+			giveway.Yield()
 		}
 	}
 	if errors.Is(err, io.EOF) {

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/rephub/rephub/internal/giveway"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -91,6 +92,7 @@ func (s *session) takeAll(ctx context.Context) error {
 			if err := s.append(ctx, getBatch(have[used:used+int(size)])); err != nil {
 				return err
 			}
+			giveway.Yield()
 			used += int(size)
 			freed += size - extra
 			s.large.Release(extra)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/rephub/rephub/internal/giveway"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -30,6 +31,7 @@ func (sh *shipper) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		giveway.Yield()
 		if ok {
 			if err := sh.write(ctx, &b); err != nil {
 				return err

@@ -1,5 +1,7 @@
 package relay
 
+import "github.com/rephub/rephub/internal/giveway"
+
 // send makes a frame of as much of a piece as the window has, and lines it up
 // for its turn. errGivenUp when done is closed before: then nothing of the piece
 // is sent.
@@ -18,6 +20,7 @@ func (st *stream) send(done <-chan struct{}, pack *packer, piece []byte) (int, e
 		return 0, err
 	}
 	frame := pack.pack(buf, piece[:n], st.no)
+	giveway.Yield()
 	err := st.wait(done, st.kick, func() bool {
 		if st.ended() || st.out != nil {
 			return false

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/rephub/rephub/internal/giveway"
 )
 
 // gulp is what a peer must take within the time of silence.
@@ -63,6 +65,7 @@ func (c *Conn) send(p []byte) error {
 			return fmt.Errorf("write to peer: %w", err)
 		}
 		n, err := c.nc.Write(p[:min(len(p), gulp)])
+		giveway.Yield()
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("%w: it took nothing for %s", ErrSilent, c.cfg.Silence)
 		}

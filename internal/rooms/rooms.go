@@ -20,7 +20,7 @@ const Module = "github.com/rephub/rephub"
 // floors are the rooms from the ground up. A room may import only rooms of
 // lower floors; rooms of one floor do not know each other.
 var floors = [][]string{
-	{"block"},
+	{"block", "internal/giveway"},
 	{"nbd", "qmp", "internal/vfs", "internal/digest"},
 	{"journal/index", "internal/trust"},
 	{"journal"},

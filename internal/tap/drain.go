@@ -3,6 +3,8 @@ package tap
 import (
 	"context"
 	"time"
+
+	"github.com/rephub/rephub/internal/giveway"
 )
 
 // DrainConfig tunes Drain. Zero fields are the defaults named here.
@@ -51,6 +53,7 @@ func (c *Consumer) Drain(ctx context.Context, cfg DrainConfig, sink func(Run) er
 		if err := sink(run); err != nil {
 			return err
 		}
+		giveway.Yield()
 		if err := c.Release(run); err != nil {
 			return err
 		}

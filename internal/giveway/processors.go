@@ -1,4 +1,4 @@
-package keeper
+package giveway
 
 import (
 	"errors"
@@ -16,7 +16,7 @@ var given struct {
 }
 
 // HalveProcessors keeps this process to the first half of its processors, and returns how many those are, so that the VMs of its host always have
-// some on which it never runs. What it starts inherits that, but for a keeper. A process that was given its processors by somebody keeps them, and so
+// some on which it never runs. What it starts inherits that, but for what First starts. A process that was given its processors by somebody keeps them, and so
 // does one that has a single one: then 0 is returned, as for a second call.
 //
 // The first half, because hosts that pin VMs leave the first processors to everything else.

@@ -1,4 +1,6 @@
-package keeper
+// Package giveway has a process let the VMs of its host go first. Its functions are about the whole process, and meant for daemons that handle
+// a VM's writes in bursts; what is never called changes nothing.
+package giveway
 
 import (
 	"errors"
@@ -10,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// giveWaySlice is what GiveWay asks for, in ns; the longest that the kernel allows.
-const giveWaySlice = 100_000_000
+// longSlice is what Begin asks for, in ns; the longest that the kernel allows.
+const longSlice = 100_000_000
 
-// GiveWay makes this process let the VMs and the keeper of its host go first: it does not interrupt who runs, and who wakes up interrupts it.
-// Its share of busy processors stays as it was. What it starts inherits that, but for a keeper. A process that runs under another policy
+// Begin makes this process let the VMs and the keeper of its host go first: it does not interrupt who runs, and who wakes up interrupts it.
+// Its share of busy processors stays as it was. What it starts inherits that, but for what First starts. A process that runs under another policy
 // than the usual one was given it by somebody, and keeps it.
 //
 // A process that handles the writes of a VM in bursts, and did not do so, would make the VM wait for the end of a burst: up to
 // 4 ms with the usual 250 Hz timer. The long slice works from Linux 6.12 on, the rest everywhere.
-func GiveWay() error {
+func Begin() error {
 	was, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
 		return fmt.Errorf("read the scheduling policy: %w", err)
@@ -27,13 +29,16 @@ func GiveWay() error {
 	if was.Policy != unix.SCHED_NORMAL {
 		return nil
 	}
-	return eachThread(func(tid int) error {
-		return unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH, Runtime: giveWaySlice, Nice: was.Nice}, 0)
+	err = eachThread(func(tid int) error {
+		return unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH, Runtime: longSlice, Nice: was.Nice}, 0)
 	})
+	yields.Store(err == nil)
+	return err
 }
 
-// goFirst calls do in a thread that goes before this process, if that has given way, and with it what do starts.
-func goFirst(do func(denied error)) {
+// First calls do in a thread that goes before this process, if that gives way, and with it what do starts. It returns when do has.
+// denied says why the thread does not.
+func First(do func(denied error)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -43,7 +48,7 @@ func goFirst(do func(denied error)) {
 	<-done
 }
 
-// takeBack takes back GiveWay and HalveProcessors for the calling thread.
+// takeBack takes back Begin and HalveProcessors for the calling thread.
 func takeBack() error {
 	was, err := unix.SchedGetAttr(0, 0)
 	if err == nil && was.Policy == unix.SCHED_BATCH {

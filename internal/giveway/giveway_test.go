@@ -1,21 +1,26 @@
-package keeper
+package giveway
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// givingEnv makes the test binary give way, start a keeper in the folder named, and tell how both are scheduled.
-const givingEnv = "REPHUB_TEST_GIVING_WAY"
+// What the test binary is to do instead of testing.
+const (
+	givingEnv = "REPHUB_TEST_GIVING_WAY" // give way, start another with tellEnv, and tell how both are scheduled
+	tellEnv   = "REPHUB_TEST_TELL"       // tell how its threads are scheduled
+)
 
 // How an administrator has its threads scheduled before.
 const (
@@ -33,10 +38,36 @@ type thread struct {
 type gaveWay struct {
 	First, Second int // what HalveProcessors returned
 	Procs         int // of Go's scheduler
-	Mine, Keepers []thread
+	Yields        bool
+	Mine, Firsts  []thread
 }
 
-func givingMain(dir string) error {
+func TestMain(m *testing.M) {
+	var err error
+	switch {
+	case os.Getenv(tellEnv) != "":
+		err = tellMain()
+	case os.Getenv(givingEnv) != "":
+		err = givingMain()
+	default:
+		os.Exit(m.Run())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func tellMain() error {
+	all, err := threadsOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(all)
+}
+
+func givingMain() error {
 	err := eachThread(func(tid int) error {
 		return unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Nice: givenNice}, 0)
 	})
@@ -48,7 +79,7 @@ func givingMain(dir string) error {
 		}
 	}
 	if err == nil {
-		err = GiveWay()
+		err = Begin()
 	}
 	var g gaveWay
 	if err == nil {
@@ -60,18 +91,21 @@ func givingMain(dir string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), deadline)
-	defer cancel()
-	k, err := Ensure(ctx, configFor(dir))
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), tellEnv+"=1")
+	var said []byte
+	First(func(denied error) {
+		said, err = cmd.Output()
+		err = errors.Join(denied, err)
+	})
+	if err == nil {
+		err = json.Unmarshal(said, &g.Firsts)
+	}
 	if err != nil {
 		return err
 	}
-	defer unix.Kill(k.PID(), unix.SIGKILL)
-	g.Procs = runtime.GOMAXPROCS(0)
+	g.Procs, g.Yields = runtime.GOMAXPROCS(0), yields.Load()
 	if g.Mine, err = threadsOf(os.Getpid()); err != nil {
-		return err
-	}
-	if g.Keepers, err = threadsOf(k.PID()); err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(g)
@@ -101,8 +135,8 @@ func threadsOf(pid int) ([]thread, error) {
 // giveWayElsewhere runs givingMain in a process of its own.
 func giveWayElsewhere(t *testing.T, env ...string) (g gaveWay) {
 	t.Helper()
-	cmd := exec.CommandContext(testContext(t), os.Args[0])
-	cmd.Env = append(os.Environ(), append(env, givingEnv+"="+shortDir(t))...)
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), append(env, givingEnv+"=1")...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -112,28 +146,28 @@ func giveWayElsewhere(t *testing.T, env ...string) (g gaveWay) {
 	if err := json.Unmarshal(out, &g); err != nil {
 		t.Fatal(err)
 	}
-	if len(g.Mine) == 0 || len(g.Keepers) == 0 {
+	if len(g.Mine) == 0 || len(g.Firsts) == 0 {
 		t.Fatalf("threads are missing: %+v", g)
 	}
 	return g
 }
 
-// A keeper goes before the process that started it, when that gave way. An administrator's priority for both stays.
-func TestKeeperGoesFirst(t *testing.T) {
+// What First starts goes before the process, which gave way. An administrator's priority for both stays.
+func TestFirst(t *testing.T) {
 	g := giveWayElsewhere(t)
 	for _, th := range g.Mine {
 		if th.Policy != unix.SCHED_BATCH && !th.finished(g) || th.Nice != givenNice {
 			t.Errorf("who gave way has a thread %+v", th)
 		}
 	}
-	for _, th := range g.Keepers {
-		if th.Policy != unix.SCHED_NORMAL || th.Nice != givenNice || th.Slice >= giveWaySlice {
-			t.Errorf("the keeper has a thread %+v", th)
+	for _, th := range g.Firsts {
+		if th.Policy != unix.SCHED_NORMAL || th.Nice != givenNice || th.Slice >= longSlice {
+			t.Errorf("what goes first has a thread %+v", th)
 		}
 	}
 }
 
-// finished tells whether it may be the thread that started the keeper: the first
+// finished tells whether it may be the thread that was in First: the first
 // one of a process does not end, but never runs again.
 func (th thread) finished(g gaveWay) bool {
 	n := 0
@@ -145,7 +179,7 @@ func (th thread) finished(g gaveWay) bool {
 	return n == 1 && th.Policy == unix.SCHED_NORMAL
 }
 
-// A process that halves its processors has a half for all its threads, once, and its keeper has all.
+// A process that halves its processors has a half for all its threads, once, and what First starts has all.
 func TestHalveProcessors(t *testing.T) {
 	all := runtime.NumCPU()
 	half, told := max(1, all/2), all/2
@@ -158,23 +192,58 @@ func TestHalveProcessors(t *testing.T) {
 			t.Errorf("a thread has %d of %d processors", th.Processors, all)
 		}
 	}
-	for _, th := range g.Keepers {
+	for _, th := range g.Firsts {
 		if th.Processors != all {
-			t.Errorf("a thread of the keeper has %d of %d processors", th.Processors, all)
+			t.Errorf("a thread of what goes first has %d of %d processors", th.Processors, all)
 		}
 	}
 }
 
-// Processors that somebody has chosen for a process stay as they are, and its keeper's too.
+// Processors that somebody has chosen for a process stay as they are, also for what First starts.
 func TestGivenProcessorsStay(t *testing.T) {
 	g := giveWayElsewhere(t, givenOneEnv+"=1")
 	if g.First != 0 {
 		t.Errorf("%d processors", g.First)
 	}
-	for _, th := range append(g.Mine, g.Keepers...) {
+	for _, th := range append(g.Mine, g.Firsts...) {
 		if th.Processors != 1 {
 			t.Errorf("a thread has %d processors", th.Processors)
 		}
+	}
+}
+
+// Who waits is let through again and again, until that takes long; then not for a while.
+func TestYield(t *testing.T) {
+	var g gate
+	var now, takes time.Duration
+	let := 0
+	yield := func() int {
+		g.yield(func() time.Duration { return now }, func() { let++; now += takes })
+		return let
+	}
+	takes = tooLong
+	if yield(); yield() != 2 {
+		t.Errorf("let through %d times, not twice", let)
+	}
+	takes++
+	if yield(); yield() != 3 {
+		t.Errorf("let through %d times, though the third took too long", let)
+	}
+	if now += insist - 1; yield() != 3 {
+		t.Error("let through again too early")
+	}
+	if now++; yield() != 4 {
+		t.Error("never let through again")
+	}
+}
+
+// Only a process that gives way yields.
+func TestYieldsOnceBegun(t *testing.T) {
+	if Yield(); yields.Load() {
+		t.Error("a process yields that did not begin to give way")
+	}
+	if g := giveWayElsewhere(t); !g.Yields {
+		t.Error("a process that gives way does not yield")
 	}
 }
 
