@@ -226,14 +226,27 @@ func TestYield(t *testing.T) {
 		t.Errorf("let through %d times, not twice", let)
 	}
 	takes++
-	if yield(); yield() != 3 {
-		t.Errorf("let through %d times, though the third took too long", let)
+	for want := 3; want < 20; want++ { // each time it is tried again, somebody still computes
+		closed := min(insist<<(want-3), insistMost)
+		if yield() != want {
+			t.Fatalf("let through %d times, not %d", let, want)
+		}
+		if now += closed - 1; yield() != want {
+			t.Fatalf("let through again before %s", closed)
+		}
+		now++
 	}
-	if now += insist - 1; yield() != 3 {
-		t.Error("let through again too early")
+	takes = 0
+	for range 30 {
+		yield()
+		now += time.Minute
 	}
-	if now++; yield() != 4 {
-		t.Error("never let through again")
+	takes, let = 2*tooLong, 0
+	if yield(); let != 1 {
+		t.Error("nobody is let through, though it was short for long")
+	}
+	if now += insist; yield() != 2 {
+		t.Error("what happened long ago counts")
 	}
 }
 

@@ -10,13 +10,14 @@ import (
 const (
 	// tooLong is what no VM needs for the requests it has; whoever keeps a processor that long computes.
 	tooLong = 20 * time.Millisecond
-	// insist is for how long nobody is let through after that.
-	insist = 5 * time.Second
+	// insist is for how long nobody is let through after that, at first and at most; it doubles as long as it happens again at once.
+	insist, insistMost = 5 * time.Second, 10 * time.Minute
 )
 
-// gate says whether to yield now. It knows nothing but how long the last yields took.
+// gate says whether to yield now. It knows nothing but how long yields took.
 type gate struct {
 	closed atomic.Int64 // until when, since began; ns
+	last   atomic.Int64 // for how long it was closed; ns
 }
 
 var (
@@ -27,7 +28,7 @@ var (
 )
 
 // Yield lets whoever waits for this thread's processor have it for a moment: a call between two pieces of work of 0.1 ms or so. It does nothing in a
-// process that did not Begin, costs less than 1 µs where nobody waits, and takes at most what a busy host takes once in 5 s.
+// process that did not Begin, costs less than 1 µs where nobody waits, and takes longer on a busy host, but ever more rarely.
 //
 // Linux makes a thread that yields pay with a slice of its share, and the slices of this process are long. So a VM's requests, which are short, go first all the time;
 // and on a host where somebody computes, a yield takes long, and there are none for a while: this process gets its share like everybody.
@@ -38,12 +39,21 @@ func Yield() {
 }
 
 func (g *gate) yield(now func() time.Duration, let func()) {
-	from := now()
-	if int64(from) < g.closed.Load() {
+	from, opened := now(), time.Duration(g.closed.Load())
+	if from < opened {
 		return
 	}
 	let()
-	if to := now(); to-from > tooLong {
-		g.closed.Store(int64(to + insist))
+	to := now()
+	if to-from <= tooLong {
+		return
+	}
+	closed := insist
+	if last := time.Duration(g.last.Load()); from < opened+last {
+		closed = min(2*last, insistMost)
+	}
+	// Of several threads that were late together one closes it.
+	if g.closed.CompareAndSwap(int64(opened), int64(to+closed)) {
+		g.last.Store(int64(closed))
 	}
 }
