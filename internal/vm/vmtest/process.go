@@ -198,3 +198,9 @@ func StartNBDKit(t testing.TB, args ...string) *NBDKit {
 
 // URI is the server's default export.
 func (k *NBDKit) URI() string { return "nbd+unix:///?socket=" + k.Socket }
+
+// Run starts any program, argv[0], until the test ends.
+func Run(t testing.TB, argv ...string) *Process {
+	t.Helper()
+	return start(t, filepath.Base(argv[0]), exec.Command(argv[0], argv[1:]...))
+}
