@@ -26,6 +26,9 @@ type Machine interface {
 	RunState(ctx context.Context) (RunState, error)
 	// Volumes lists the writable disks, in the order of their names.
 	Volumes(ctx context.Context) ([]Volume, error)
+	// Definition is what is needed to start the VM elsewhere. It is an error with a
+	// hint where that cannot be known: a monitor over TCP does not tell whose it is.
+	Definition(ctx context.Context) (Definition, error)
 	// Subscribe starts a subscription to what happens to the instance. It
 	// never slows the VM or other calls: a slow reader loses its oldest
 	// events and is told how many.

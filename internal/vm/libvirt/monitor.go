@@ -153,6 +153,18 @@ func (m *monitor) About(ctx context.Context) (qemu.About, error) {
 	return qemu.About{Disks: disks, SocketDir: m.socketDir}, err
 }
 
+// Definition implements qemu.Monitor.
+func (m *monitor) Definition(ctx context.Context) (d vm.Definition, err error) {
+	d.Domain, err = call(ctx, m.connection, func(l *golibvirt.Libvirt) (string, error) {
+		return l.DomainGetXMLDesc(m.dom, golibvirt.DomainXMLMigratable)
+	})
+	if err != nil {
+		return d, err
+	}
+	d.NICs, err = domainNICs(d.Domain)
+	return d, err
+}
+
 // ownDir is libvirt's own directory of a domain. It is writable to the domain's QEMU
 // under every way of confinement, and QEMU knows it as the place of its key.
 func (m *monitor) ownDir(ctx context.Context) (string, error) {

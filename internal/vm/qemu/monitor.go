@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/rephub/rephub/internal/vm"
+	"github.com/rephub/rephub/internal/vm/qemu/cmdline"
 	"github.com/rephub/rephub/qmp"
 )
 
@@ -27,6 +28,8 @@ type Monitor interface {
 	Instance(ctx context.Context) (string, error)
 	// About tells what somebody other than QEMU has arranged for it.
 	About(ctx context.Context) (About, error)
+	// Definition is what the VM was started from: Argv with its NICs, or Domain with them.
+	Definition(ctx context.Context) (vm.Definition, error)
 	// Done is closed when the monitor is lost.
 	Done() <-chan struct{}
 	// Err is nil until Done is closed, then one that is vm.ErrGone or vm.ErrLost.
@@ -86,6 +89,23 @@ func (s *socket) Settle(context.Context) error { return nil }
 func (s *socket) Instance(context.Context) (string, error) { return instanceOf(s.conn), nil }
 
 func (s *socket) About(context.Context) (About, error) { return About{}, nil }
+
+func (s *socket) Definition(context.Context) (d vm.Definition, err error) {
+	pid, ok := peerPID(s.conn)
+	if !ok || !isQEMU(pid) {
+		return d, vm.WithHint(errors.New("it is not known which process the monitor belongs to"), "give rephub a monitor on a unix socket of this host")
+	}
+	line, err := cmdline.OfProcess(int(pid))
+	if err != nil {
+		return d, err
+	}
+	nics, err := line.NICs()
+	for _, n := range nics {
+		d.NICs = append(d.NICs, vm.NIC(n))
+	}
+	d.Argv = line.Argv()
+	return d, err
+}
 
 func (s *socket) Err() error {
 	if err := s.Client.Err(); err != nil {

@@ -62,19 +62,19 @@ func (h *host) ask(p *vmtest.Process, socket string, cmd string, out any) {
 	}
 }
 
-// volumes are those of a QEMU that answers.
-func (h *host) volumes(socket string) []vm.Volume {
+// definition is that of a QEMU that answers.
+func (h *host) definition(socket string) vm.Definition {
 	h.t.Helper()
 	c, err := qemu.Open(h.t.Context(), "unix:"+socket, qemu.Config{})
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	defer c.Close()
-	list, err := c.Volumes(h.t.Context())
+	d, err := c.Definition(h.t.Context())
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return list
+	return d
 }
 
 // pci is what the guest sees of the machine.
@@ -109,13 +109,16 @@ func TestRecoveredVMIsTheSame(t *testing.T) {
 			argv = append(argv, "-S", "-display", "none", "-qmp", "unix:"+own+",server=on,wait=off")
 			source := vmtest.Run(t, argv...)
 			was := h.pci(source, own)
-			volumes := h.volumes(own)
-			captured, err := cmdline.OfProcess(source.PID())
+			def := h.definition(own)
+			if def.Memory <= 0 || def.CPUs != 1 || def.Machine == "" {
+				t.Errorf("definition %+v", def)
+			}
+			captured, err := cmdline.Parse(def.Argv)
 			if err != nil {
 				t.Fatal(err)
 			}
 			r := cmdline.Recovery{Name: "shop, test", RunDir: filepath.Join(h.dir, "run")}
-			for _, v := range volumes {
+			for _, v := range def.Disks {
 				k := vmtest.StartNBDKit(t, "memory", "1M")
 				r.Disks = append(r.Disks, cmdline.Disk{Name: v.Name, Node: v.Node, File: v.File, URI: k.URI()})
 			}
@@ -145,13 +148,13 @@ func TestRecoveredVMIsTheSame(t *testing.T) {
 			if h.ask(p, socket, "query-name", &id); id.Name != r.Name {
 				t.Errorf("its name is %q", id.Name)
 			}
-			now := h.volumes(socket)
-			if len(now) != len(volumes) {
-				t.Fatalf("%d volumes, not %d: %+v", len(now), len(volumes), now)
+			now := h.definition(socket)
+			if now.Memory != def.Memory || now.CPUs != def.CPUs || now.Machine != def.Machine || len(now.Disks) != len(def.Disks) {
+				t.Fatalf("%+v was %+v", now, def)
 			}
-			for i, v := range now {
-				if v.Name != volumes[i].Name || v.Size != volumes[i].Size || !strings.HasPrefix(v.File, "nbd+unix:") {
-					t.Errorf("volume %+v was %+v", v, volumes[i])
+			for i, d := range now.Disks {
+				if was := def.Disks[i]; d.Name != was.Name || d.Size != was.Size || !strings.HasPrefix(d.File, "nbd+unix:") {
+					t.Errorf("disk %+v was %+v", d, was)
 				}
 			}
 		})

@@ -54,6 +54,7 @@ func Run(t *testing.T, w Way) {
 		"Gone":                 gone,
 		"ForgottenPause":       forgottenPause,
 		"TapOverTCP":           tapOverTCP,
+		"Definition":           definition,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
