@@ -26,7 +26,6 @@ type Consumer struct {
 	tail  uint64 // position behind the last run released
 	seq   journal.Seq
 	epoch journal.Epoch
-	time  int64
 	seen  uint64 // stateVersion when Wait last looked
 	err   error
 }
@@ -125,7 +124,7 @@ func (c *Consumer) walk(max int) (Run, error) {
 		}
 		run.Last, run.Count = h.Seq, run.Count+1
 		run.Regions[region] = c.ring.data[start : off+size]
-		c.seq, c.time = h.Seq, h.Time
+		c.seq = h.Seq
 		pos += size
 		run.end = pos
 	}
@@ -136,7 +135,8 @@ func (c *Consumer) walk(max int) (Run, error) {
 	return run, nil
 }
 
-// entry decodes and checks the entry at pos, which is off in the data and whose first word is not 0.
+// entry decodes and checks the entry at pos, which is off in the data and whose first word is not 0. Its time may lie before that of the entry ahead: the
+// journal, whose clock goes on without the ring, raises the times of a run in place, and may be killed before it has come to the next one.
 func (c *Consumer) entry(pos, off, head uint64) (journal.Header, error) {
 	room := min(c.ring.chunk-pos%c.ring.chunk, head-pos)
 	if room < journal.EntryHeaderSize {
@@ -156,8 +156,6 @@ func (c *Consumer) entry(pos, off, head uint64) (journal.Header, error) {
 		err = fmt.Errorf("epoch %d after %d", epoch, c.epoch)
 	case epoch == c.epoch && c.seq != 0 && h.Seq != c.seq+1, h.Seq <= c.seq:
 		err = fmt.Errorf("seq %d after %d", h.Seq, c.seq)
-	case h.Time < c.time:
-		err = errors.New("time goes backwards")
 	}
 	if err != nil {
 		return h, fmt.Errorf("%w: entry at %d: %w", ErrCorrupt, pos, err)

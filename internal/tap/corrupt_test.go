@@ -18,7 +18,6 @@ func TestCorruptEntries(t *testing.T) {
 		"huge":          func(_ *Ring, e []byte) { le.PutUint32(e[24:], 1<<25); le.PutUint32(e[44:], 1<<25) },
 		"seq gap":       func(_ *Ring, e []byte) { e[8]++ },
 		"seq again":     func(_ *Ring, e []byte) { e[8]-- },
-		"time":          func(_ *Ring, e []byte) { le.PutUint64(e[32:], 1) },
 		"control":       func(_ *Ring, e []byte) { e[4] = byte(journal.OpAttach) },
 		"skip":          func(_ *Ring, e []byte) { le.PutUint32(e, padMagic) },
 		"no such chunk": func(r *Ring, _ []byte) { r.order[0].Store(1 << 20) },
