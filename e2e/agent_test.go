@@ -73,6 +73,10 @@ func TestAgentShipsEveryPoint(t *testing.T) {
 		m, _ := verify(t, r.hub, r.q, fmt.Sprintf("seq:%d", at))
 		r.hub.Must("unmount", m.ID)
 	}
+	var p api.Plan // the VM is known where its host can be asked no more
+	if r.hub.JSON(&p, "plan", "show", "vm"); len(p.VMs) != 1 || p.VMs[0].Source != "qemu" || p.VMs[0].Since == nil || p.VMs[0].Reason != "" || len(p.VMs[0].Disks) == 0 {
+		t.Errorf("the recovery plan is %+v", p)
+	}
 }
 
 // VMs have processors on which neither agent nor hub runs, when both are on their host. The keeper has them all, and so does the agent's

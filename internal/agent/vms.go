@@ -137,3 +137,19 @@ func (m *machines) inspect(ctx context.Context, name string) (api.VM, error) {
 	defer c.Close()
 	return out, host.Inspect(ctx, c, &out)
 }
+
+// definition asks a VM what is needed to start it elsewhere.
+func (m *machines) definition(ctx context.Context, was host.VM) (vm.Definition, error) {
+	ctx, cancel := context.WithTimeout(ctx, vmPatience)
+	defer cancel()
+	c, err := m.open(ctx, was)
+	if err != nil {
+		return vm.Definition{}, host.VMError(was.Name, was.QMP, err)
+	}
+	defer c.Close()
+	d, err := c.Definition(ctx)
+	if err != nil {
+		return d, host.VMError(was.Name, was.QMP, err)
+	}
+	return d, nil
+}

@@ -55,6 +55,12 @@ func (e *echo) Status(_ context.Context, g string) (Status, error) {
 func (e *echo) CreateCheckpoint(_ context.Context, g string, r CheckpointRequest) (Checkpoint, error) {
 	return Checkpoint{Name: r.Name}, e.note("create-checkpoint", g, r)
 }
+func (e *echo) Plan(_ context.Context, g string) (Plan, error) {
+	return Plan{Group: g, VMs: []PlanVM{}, Networks: []PlanNetwork{}}, e.note("plan", g)
+}
+func (e *echo) SetPlan(_ context.Context, g string, p PlanText) (Plan, error) {
+	return Plan{Group: g, VMs: []PlanVM{}, Networks: []PlanNetwork{}}, e.note("set-plan", g, p)
+}
 func (e *echo) RemoveCheckpoint(_ context.Context, g, name string) error {
 	return e.note("remove-checkpoint", g, name)
 }
@@ -136,6 +142,8 @@ func TestOperations(t *testing.T) {
 		{"create-checkpoint", func() error { _, err := c.CreateCheckpoint(ctx, "g", CheckpointRequest{"n"}); return err },
 			[]any{"create-checkpoint", "g", CheckpointRequest{"n"}}},
 		{"remove-checkpoint", func() error { return c.RemoveCheckpoint(ctx, "g", "n") }, []any{"remove-checkpoint", "g", "n"}},
+		{"plan", func() error { _, err := c.Plan(ctx, "g"); return err }, []any{"plan", "g"}},
+		{"set-plan", func() error { _, err := c.SetPlan(ctx, "g", PlanText{"vms: {}"}); return err }, []any{"set-plan", "g", PlanText{"vms: {}"}}},
 		{"list-checkpoints", func() error { _, err := c.ListCheckpoints(ctx, "g"); return err }, []any{"list-checkpoints", "g"}},
 		{"mount", func() error { _, err := c.Mount(ctx, MountRequest{"g", "-30s", true}); return err }, []any{"mount", MountRequest{"g", "-30s", true}}},
 		{"list-mounts", func() error { _, err := c.ListMounts(ctx); return err }, []any{"list-mounts"}},

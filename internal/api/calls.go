@@ -75,6 +75,16 @@ func (c *Client) RemoveCheckpoint(ctx context.Context, group, name string) error
 	return err
 }
 
+// Plan implements Service.
+func (c *Client) Plan(ctx context.Context, group string) (Plan, error) {
+	return call[Plan](ctx, c, http.MethodGet, groupURL(group)+"/plan", nil)
+}
+
+// SetPlan implements Service.
+func (c *Client) SetPlan(ctx context.Context, group string, text PlanText) (Plan, error) {
+	return call[Plan](ctx, c, http.MethodPut, groupURL(group)+"/plan", text)
+}
+
 // Export implements Service.
 func (c *Client) Export(ctx context.Context, group string, req ExportRequest) (Task, error) {
 	return call[Task](ctx, c, http.MethodPost, groupURL(group)+"/exports", req)

@@ -41,6 +41,7 @@ func NewHandler(svc Service, cfg HandlerConfig) http.Handler {
 	o.registerAgents(a)
 	o.registerGroups(a)
 	o.registerPoints(a)
+	o.registerPlans(a)
 	o.registerMounts(a)
 	o.registerTasks(a)
 	if cfg.Metrics != nil {
@@ -58,6 +59,7 @@ func OpenAPI(version string) ([]byte, error) {
 	o.registerAgents(a)
 	o.registerGroups(a)
 	o.registerPoints(a)
+	o.registerPlans(a)
 	o.registerMounts(a)
 	o.registerTasks(a)
 	return a.OpenAPI().MarshalJSON()

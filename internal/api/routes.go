@@ -84,6 +84,17 @@ func (o *operations) registerPoints(a huma.API) {
 		func(ctx context.Context, in *export) (Task, error) { return o.svc.Export(ctx, in.Group, in.Body) })
 }
 
+func (o *operations) registerPlans(a huma.API) {
+	type set struct {
+		Group string `path:"group"`
+		Body  PlanText
+	}
+	register(o, a, op(http.MethodGet, "/groups/{group}/plan", "get-plan", "A group's recovery plan"),
+		func(ctx context.Context, in *groupPath) (Plan, error) { return o.svc.Plan(ctx, in.Group) })
+	register(o, a, op(http.MethodPut, "/groups/{group}/plan", "set-plan", "Replace the settings of a group's recovery plan"),
+		func(ctx context.Context, in *set) (Plan, error) { return o.svc.SetPlan(ctx, in.Group, in.Body) })
+}
+
 func (o *operations) registerMounts(a huma.API) {
 	type mount struct{ Body MountRequest }
 	type unmount struct {

@@ -12,6 +12,7 @@ type Service interface {
 	AgentService
 	Groups
 	Points
+	Plans
 	Recovery
 	TaskService
 }
@@ -47,6 +48,13 @@ type Points interface {
 	ListCheckpoints(ctx context.Context, group string) (Checkpoints, error)
 	// RemoveCheckpoint forgets a name; its point is kept no longer than others.
 	RemoveCheckpoint(ctx context.Context, group, name string) error
+}
+
+// Plans say how a group's VMs are started elsewhere.
+type Plans interface {
+	Plan(ctx context.Context, group string) (Plan, error)
+	// SetPlan replaces the settings; nothing changes when one of them is wrong.
+	SetPlan(ctx context.Context, group string, text PlanText) (Plan, error)
 }
 
 // Recovery opens points.

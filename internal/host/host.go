@@ -25,6 +25,9 @@ const (
 	CallForget  = "group.forget" // Groups → nothing: take their taps away and forget them
 )
 
+// CallDefinition asks for VM → vm.Definition, of the VM that was protected only.
+const CallDefinition = "vm.definition"
+
 // Calls that an agent makes.
 const (
 	CallHello    = "agent.hello"   // Hello → nothing; the first one

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/plan"
 )
 
 // entry is a group in the hub: its record, and the group itself unless it could
@@ -16,8 +17,10 @@ import (
 type entry struct {
 	dir     string
 	logger  *slog.Logger
-	group   Group // nil when it could not be opened
-	openErr error // why
+	group   Group       // nil when it could not be opened
+	openErr error       // why
+	plan    *plan.Store // nil when it could not be read
+	planErr error       // why
 
 	// changes serialises what changes the group: pause, resume, removal.
 	changes chan struct{}
@@ -33,6 +36,8 @@ type entry struct {
 		cut     cutting // of the history, the last one
 		users   int     // mounts and exports that are being made
 		removed bool    // no new users
+		// planReasons is why VMs could not be asked for the plan, by name.
+		planReasons map[string]string
 	}
 }
 
@@ -180,6 +185,9 @@ func ages(r groupRecord, began time.Time, passed time.Duration, now time.Time) (
 func (e *entry) close() error {
 	e.stop()
 	e.running.Wait()
+	if e.plan != nil {
+		e.plan.Close()
+	}
 	if e.group == nil {
 		return nil
 	}

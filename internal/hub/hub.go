@@ -10,7 +10,9 @@ import (
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/keeper"
+	"github.com/rephub/rephub/internal/plan"
 	"github.com/rephub/rephub/internal/recovery"
+	"github.com/rephub/rephub/internal/vfs"
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
@@ -153,6 +155,9 @@ func (h *Hub) open(ctx context.Context, r groupRecord, create bool) *entry {
 	if e.openErr != nil {
 		e.group = nil
 		e.logger.Error("open group", "err", e.openErr)
+	}
+	if e.plan, e.planErr = plan.Open(vfs.OS(), e.dir); e.planErr != nil {
+		e.logger.Error("read the recovery plan; protection goes on", "err", e.planErr)
 	}
 	return e
 }

@@ -161,6 +161,9 @@ func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progr
 	}
 	progress(api.Progress{Step: "attaching"})
 	err = h.attached(ctx, e)
+	if err == nil {
+		h.notePlan(ctx, e, func(note func() error) { _ = note() })
+	}
 	if err == nil || h.tasks.stopping() {
 		return err // a hub that stops here goes on with the group when it is back
 	}
