@@ -61,6 +61,13 @@ func (e *echo) Plan(_ context.Context, g string) (Plan, error) {
 func (e *echo) SetPlan(_ context.Context, g string, p PlanText) (Plan, error) {
 	return Plan{Group: g, VMs: []PlanVM{}, Networks: []PlanNetwork{}}, e.note("set-plan", g, p)
 }
+func (e *echo) TestFailover(_ context.Context, g string, r FailoverRequest) (Task, error) {
+	return Task{}, e.note("test-failover", g, r)
+}
+func (e *echo) ListFailovers(context.Context) (Failovers, error) {
+	return Failovers{Failovers: []Failover{}}, e.note("list-failovers")
+}
+func (e *echo) StopFailover(_ context.Context, id string) error { return e.note("stop-failover", id) }
 func (e *echo) RemoveCheckpoint(_ context.Context, g, name string) error {
 	return e.note("remove-checkpoint", g, name)
 }
@@ -144,6 +151,9 @@ func TestOperations(t *testing.T) {
 		{"remove-checkpoint", func() error { return c.RemoveCheckpoint(ctx, "g", "n") }, []any{"remove-checkpoint", "g", "n"}},
 		{"plan", func() error { _, err := c.Plan(ctx, "g"); return err }, []any{"plan", "g"}},
 		{"set-plan", func() error { _, err := c.SetPlan(ctx, "g", PlanText{"vms: {}"}); return err }, []any{"set-plan", "g", PlanText{"vms: {}"}}},
+		{"test-failover", func() error { _, err := c.TestFailover(ctx, "g", FailoverRequest{"-30s"}); return err }, []any{"test-failover", "g", FailoverRequest{"-30s"}}},
+		{"list-failovers", func() error { _, err := c.ListFailovers(ctx); return err }, []any{"list-failovers"}},
+		{"stop-failover", func() error { return c.StopFailover(ctx, "i") }, []any{"stop-failover", "i"}},
 		{"list-checkpoints", func() error { _, err := c.ListCheckpoints(ctx, "g"); return err }, []any{"list-checkpoints", "g"}},
 		{"mount", func() error { _, err := c.Mount(ctx, MountRequest{"g", "-30s", true}); return err }, []any{"mount", MountRequest{"g", "-30s", true}}},
 		{"list-mounts", func() error { _, err := c.ListMounts(ctx); return err }, []any{"list-mounts"}},

@@ -106,6 +106,22 @@ func (c *Client) Unmount(ctx context.Context, id string, force bool) error {
 	return err
 }
 
+// TestFailover implements Service.
+func (c *Client) TestFailover(ctx context.Context, group string, req FailoverRequest) (Task, error) {
+	return call[Task](ctx, c, http.MethodPost, groupURL(group)+"/failover-tests", req)
+}
+
+// ListFailovers implements Service.
+func (c *Client) ListFailovers(ctx context.Context) (Failovers, error) {
+	return call[Failovers](ctx, c, http.MethodGet, "/failovers", nil)
+}
+
+// StopFailover implements Service.
+func (c *Client) StopFailover(ctx context.Context, id string) error {
+	_, err := call[empty](ctx, c, http.MethodDelete, "/failovers/"+url.PathEscape(id), nil)
+	return err
+}
+
 // taskWait is how long one request for a task's next change may take.
 const taskWait = 30 * time.Second
 

@@ -43,6 +43,7 @@ func NewHandler(svc Service, cfg HandlerConfig) http.Handler {
 	o.registerPoints(a)
 	o.registerPlans(a)
 	o.registerMounts(a)
+	o.registerFailovers(a)
 	o.registerTasks(a)
 	if cfg.Metrics != nil {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{}))
@@ -61,6 +62,7 @@ func OpenAPI(version string) ([]byte, error) {
 	o.registerPoints(a)
 	o.registerPlans(a)
 	o.registerMounts(a)
+	o.registerFailovers(a)
 	o.registerTasks(a)
 	return a.OpenAPI().MarshalJSON()
 }

@@ -110,6 +110,22 @@ func (o *operations) registerMounts(a huma.API) {
 		func(ctx context.Context, in *unmount) error { return o.svc.Unmount(ctx, in.ID, in.Force) })
 }
 
+func (o *operations) registerFailovers(a huma.API) {
+	type test struct {
+		Group string `path:"group"`
+		Body  FailoverRequest
+	}
+	type id struct {
+		ID string `path:"id"`
+	}
+	register(o, a, taskOp(http.MethodPost, "/groups/{group}/failover-tests", "test-failover", "Start a group's VMs from a point, apart from everything"),
+		func(ctx context.Context, in *test) (Task, error) { return o.svc.TestFailover(ctx, in.Group, in.Body) })
+	register(o, a, op(http.MethodGet, "/failovers", "list-failovers", "VMs that run from points"),
+		func(ctx context.Context, _ *empty) (Failovers, error) { return o.svc.ListFailovers(ctx) })
+	registerNoBody(o, a, op(http.MethodDelete, "/failovers/{id}", "stop-failover", "End the VMs of a failover test and discard what they have written"),
+		func(ctx context.Context, in *id) error { return o.svc.StopFailover(ctx, in.ID) })
+}
+
 func (o *operations) registerTasks(a huma.API) {
 	type wait struct {
 		ID    string `path:"id"`

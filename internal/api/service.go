@@ -14,6 +14,7 @@ type Service interface {
 	Points
 	Plans
 	Recovery
+	FailoverService
 	TaskService
 }
 
@@ -64,6 +65,15 @@ type Recovery interface {
 	// Unmount refuses while clients are connected, unless force.
 	Unmount(ctx context.Context, id string, force bool) error
 	Export(ctx context.Context, group string, req ExportRequest) (Task, error)
+}
+
+// FailoverService starts VMs from points.
+type FailoverService interface {
+	// TestFailover's task has a Failover as its result; when it fails nothing is left of it.
+	TestFailover(ctx context.Context, group string, req FailoverRequest) (Task, error)
+	ListFailovers(ctx context.Context) (Failovers, error)
+	// StopFailover ends the VMs, and discards what they have written.
+	StopFailover(ctx context.Context, id string) error
 }
 
 // TaskService follows long work.

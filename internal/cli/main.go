@@ -74,7 +74,7 @@ A hub (rephub hub) keeps the history; the other commands ask it.`,
 		in("protect", a.pauseCommand()), in("protect", a.resumeCommand()),
 		in("look", a.statusCommand()), in("look", a.taskCommand()), in("look", a.journalCommand()),
 		in("recover", a.checkpointCommand()), in("recover", a.mountCommand()), in("recover", a.unmountCommand()),
-		in("recover", a.exportCommand()), in("recover", a.planCommand()),
+		in("recover", a.exportCommand()), in("recover", a.planCommand()), in("recover", a.failoverCommand()),
 		exitCodesTopic(),
 	)
 	wrapArgs(root)

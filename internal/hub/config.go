@@ -107,7 +107,7 @@ func (c *Config) Validate() error {
 		return err
 	}
 	// The longest name of a socket below the data directory.
-	const longest = "/keeper/control.sock"
+	const longest = "/run/abcdefghijkl/99/qmp"
 	if n := len(c.Data) + len(longest); n > maxSocketPath {
 		return fmt.Errorf("--data: %w", api.Errorf(api.CodeInvalid, "the path %s is too long for the sockets in it", c.Data).
 			WithHint("use a data directory whose path has at most %d bytes", maxSocketPath-len(longest)))

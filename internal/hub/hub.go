@@ -9,6 +9,7 @@ import (
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/failover"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/plan"
 	"github.com/rephub/rephub/internal/recovery"
@@ -32,6 +33,8 @@ type Hub struct {
 	vms     *vm.Pool
 	agents  *agents
 	where   Ready
+	// failovers are the VMs that run here from points.
+	failovers *failover.Tests
 
 	creating sync.Mutex // held while a new group is listed
 
@@ -65,6 +68,7 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 	h.mounts, err = recovery.New(recovery.Config{
 		Dir: data.join("mounts"), Endpoints: where.NBD, Records: mountRecords{h.store}, Logger: cfg.Logger,
 	})
+	h.failovers = h.newFailovers()
 	if err == nil {
 		h.agents, err = h.newAgents()
 	}

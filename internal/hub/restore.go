@@ -55,6 +55,12 @@ func (h *Hub) restore(ctx context.Context) error {
 	if err != nil {
 		h.cfg.Logger.Warn("some mounts are not served", "err", err)
 	}
+	if err := h.failovers.Restore(ctx); err != nil {
+		h.cfg.Logger.Error("find the failover tests of an earlier run", "err", err)
+	}
+	if len(h.failovers.List()) > 0 {
+		h.beside()
+	}
 	return ctx.Err()
 }
 

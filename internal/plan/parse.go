@@ -251,3 +251,17 @@ func (r *reader) commands(n *yaml.Node, at string) (list []string) {
 	}
 	return list
 }
+
+// Errors are those that Parse has joined.
+func Errors(err error) (all []*Error) {
+	var one *Error
+	if errors.As(err, &one) && error(one) == err {
+		return []*Error{one}
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			all = append(all, Errors(err)...)
+		}
+	}
+	return all
+}

@@ -73,7 +73,7 @@ networks:
 		n := s.Networks[name]
 		fmt.Fprintf(&b, "  %s: {failover: %s, test: %s}\n", key(name), n.Failover, n.Test)
 	}
-	b.WriteString(`# Commands on the recovery host, before the first VM starts and after the last one has. A VM may have its own.
+	b.WriteString(`# Commands on the recovery host, before the first VM starts and after the last one has; not in a test. A VM may have its own.
 # before: /usr/local/bin/open-firewall
 # after:
 #   - /usr/local/bin/switch-dns shop

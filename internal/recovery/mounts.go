@@ -122,6 +122,14 @@ func New(cfg Config) (*Mounts, error) {
 // if writable. When it returns, the mount is durable. What the catalog refuses
 // to record is told to it again by the next Restore.
 func (m *Mounts) Mount(ctx context.Context, g Group, at Point, writable bool) (Mount, error) {
+	return m.MountAs(ctx, newID(), g, at, writable)
+}
+
+// NewID is an id for MountAs.
+func (m *Mounts) NewID() string { return newID() }
+
+// MountAs is Mount with an id that the caller has noted before, so that the mount is found again whenever the caller is killed.
+func (m *Mounts) MountAs(ctx context.Context, id string, g Group, at Point, writable bool) (Mount, error) {
 	m.changes.Lock()
 	defer m.changes.Unlock()
 	if err := m.open(); err != nil {
@@ -135,7 +143,7 @@ func (m *Mounts) Mount(ctx context.Context, g Group, at Point, writable bool) (M
 		return Mount{}, fmt.Errorf("group %s had no volumes at seq %s", g.Name(), at.Seq)
 	}
 	r := Record{
-		ID: newID(), GroupID: g.ID(), Group: g.Name(), Seq: at.Seq, Time: at.Time,
+		ID: id, GroupID: g.ID(), Group: g.Name(), Seq: at.Seq, Time: at.Time,
 		Writable: writable, Created: m.cfg.Now().UTC(), Volumes: volumes,
 	}
 	mt := newMount(r, mountDir(m.cfg.Dir, r.ID))

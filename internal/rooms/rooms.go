@@ -29,7 +29,7 @@ var floors = [][]string{
 	{"internal/tap", "internal/plan"},
 	{"internal/keeper", "internal/replica"},
 	{"internal/sync", "internal/relay"},
-	{"internal/recovery"},
+	{"internal/recovery", "internal/failover"},
 	{"internal/protect"},
 	{"internal/api", "internal/web"},
 	{"internal/host"},

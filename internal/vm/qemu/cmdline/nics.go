@@ -12,6 +12,9 @@ type NIC struct {
 	MAC     string // "" if QEMU chose it
 }
 
+// Same is the backend that a card had.
+const Same = "same"
+
 // isolated is a network of the VM's own: what is in it is QEMU, which lets nothing out.
 const isolated = "user,restrict=on"
 
@@ -75,6 +78,10 @@ func (v *recovering) network(o Option, nic NIC) error {
 		v.out = append(v.out, o)
 		return nil
 	}
+	if v.Network != nil && v.Network(nic) == Same {
+		v.out = append(v.out, o)
+		return nil
+	}
 	card := p.only(cardKeys...)
 	if o.Name == "netdev" {
 		card = p.only("id")
@@ -89,6 +96,9 @@ func (v *recovering) backend(nic NIC) (props, error) {
 	to := ""
 	if v.Network != nil {
 		to = v.Network(nic)
+	}
+	if to == Same { // what QEMU adds by itself
+		to = "user"
 	}
 	return parseProps(cmp.Or(to, isolated), "type")
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 )
 
 // Recovery says how a VM is started elsewhere.
@@ -12,11 +13,14 @@ type Recovery struct {
 	Name string
 	// RunDir is the VM's folder, for sockets: its monitor is "qmp" in it.
 	RunDir string
+	// CPUs and Memory (bytes) take the place of what the VM had; 0: as it was.
+	CPUs   int
+	Memory int64
 	// Disks are the volumes that it gets. Others are left out.
 	Disks []Disk
 	// Files tells where files of the VM are now: the variables of its firmware.
 	Files map[string]string
-	// Network is the backend for a network card, as for -netdev but without its id: "bridge,br=br1". Nil, or "": a network of the VM's own, from which nothing gets out.
+	// Network is the backend for a network card, as for -netdev but without its id: "bridge,br=br1". Nil, or "": a network of the VM's own, from which nothing gets out. Same: as it was.
 	Network func(NIC) string
 }
 
@@ -82,6 +86,10 @@ func (v *recovering) note(format string, args ...any) {
 
 // option adds what becomes of one option; disk is what the storage becomes that it is, nic the card that it connects.
 func (v *recovering) option(o Option, disk []Option, nic NIC) error {
+	switch {
+	case o.Name == "smp" && v.CPUs > 0, o.Name == "m" && v.Memory > 0:
+		return nil // finish adds ours
+	}
 	switch fates[o.Name] {
 	case keep:
 		v.out = append(v.out, o)
@@ -174,6 +182,12 @@ func (v *recovering) finish(was []Option) error {
 			return err
 		}
 		v.add("nic", backend.text("type"))
+	}
+	if v.CPUs > 0 {
+		v.add("smp", strconv.Itoa(v.CPUs))
+	}
+	if v.Memory > 0 {
+		v.add("m", fmt.Sprintf("%dM", v.Memory>>20))
 	}
 	v.add("name", props{{"guest", v.Name}}.text("guest"))
 	v.add("display", "none")
