@@ -62,6 +62,7 @@ func (s *story) steps() []step {
 		{"boot a guest that writes to two disks", s.bootVictim},
 		{"protect it while it writes", s.protect},
 		{"watch it", s.watch},
+		{"test a failover while it writes", s.testFailover},
 		{"disaster: kill the guest, delete its disks", s.disaster},
 		{"recover at the latest point", s.recoverLatest},
 		{"recover " + back.String() + " before it", s.recoverEarlier},

@@ -36,7 +36,7 @@ var exitCodes = []struct {
 	{exitFailed, "failed, for a reason that is none of the following"},
 	{exitUsage, "the command or the request makes no sense: unknown flag, wrong argument, bad POINT"},
 	{exitNoHub, "nothing answers at the hub's address"},
-	{exitNotFound, "there is no such VM, group, checkpoint, point, mount or task"},
+	{exitNotFound, "there is no such VM, group, checkpoint, point, mount, failover or task"},
 	{exitRefused, "the present state forbids it, or it would harm the VM; the hint says what to change"},
 	{exitUnavailable, "not possible at the moment, the catalog or a VM is away; try again later"},
 	{exitNoSpace, "a disk is too full"},

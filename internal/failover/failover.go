@@ -54,6 +54,8 @@ type VM struct {
 	// Order and Delay are the plan's.
 	Order int
 	Delay time.Duration
+	// Dir is where relative paths of the command line are from, if there is such a folder here.
+	Dir string
 	// Argv makes the command line, and tells what the VM has not got; runDir is the VM's folder.
 	Argv func(runDir string, volumes map[string]string) (argv, notes []string, err error)
 }
@@ -123,8 +125,12 @@ func (t *Tests) Restore(ctx context.Context) error {
 	var errs []error
 	for _, name := range names {
 		var r Record
-		if err := recordKind.Read(vfs.OS(), name, &r); err != nil || r.ID != filepath.Base(filepath.Dir(name)) {
-			errs = append(errs, fmt.Errorf("failover test in %s: %w", name, cmpErr(err)))
+		err := recordKind.Read(vfs.OS(), name, &r)
+		if err == nil && r.ID != filepath.Base(filepath.Dir(name)) {
+			err = fmt.Errorf("read %s: it is of %s", name, r.ID)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("failover test: %w", err))
 			continue
 		}
 		t.tests[r.ID] = &test{record: r}
@@ -137,13 +143,6 @@ func (t *Tests) Restore(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func cmpErr(err error) error {
-	if err == nil {
-		return errors.New("it belongs to another folder")
-	}
-	return err
 }
 
 // List are all tests, the oldest first.

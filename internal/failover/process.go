@@ -25,7 +25,8 @@ const look = 10 * time.Millisecond
 const logTail = 2 << 10
 
 // start starts a QEMU in a session of its own, as it outlives this process, and returns when it runs its guest.
-func start(ctx context.Context, name, dir string, argv []string) error {
+func start(ctx context.Context, v VM, dir string, argv []string) error {
+	name := v.Name
 	exe, err := program(argv[0])
 	if err != nil {
 		return fmt.Errorf("VM %s: %w", name, err)
@@ -40,6 +41,9 @@ func start(ctx context.Context, name, dir string, argv []string) error {
 	defer log.Close()
 	cmd := exec.Command(exe, argv[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, dir
+	if st, err := os.Stat(v.Dir); err == nil && st.IsDir() {
+		cmd.Dir = v.Dir
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	giveway.First(func(error) { err = cmd.Start() }) // a VM goes before this process, as far as that can be had
 	if err != nil {
@@ -50,15 +54,20 @@ func start(ctx context.Context, name, dir string, argv []string) error {
 		defer close(ended)
 		_ = cmd.Wait()
 	}()
+	var why error
 	for {
-		if err = running(ctx, filepath.Join(dir, "qmp")); err == nil {
+		err := running(ctx, filepath.Join(dir, "qmp"))
+		if err == nil {
 			return nil
+		}
+		if ctx.Err() == nil || why == nil {
+			why = err
 		}
 		select {
 		case <-ended:
 			return fmt.Errorf("VM %s does not start: %s", name, said(dir))
 		case <-ctx.Done():
-			return fmt.Errorf("VM %s does not answer: %w", name, errors.Join(ctx.Err(), err))
+			return fmt.Errorf("VM %s does not answer: %w", name, errors.Join(ctx.Err(), why))
 		case <-time.After(look):
 		}
 	}

@@ -43,7 +43,7 @@ func (t *Tests) startWave(ctx context.Context, s Spec, r *Record, argvs [][]stri
 	for _, i := range w {
 		delay = max(delay, s.VMs[i].Delay)
 		starting.Go(func() error {
-			err := start(bounded, s.VMs[i].Name, r.VMs[i].Dir, argvs[i])
+			err := start(bounded, s.VMs[i], r.VMs[i].Dir, argvs[i])
 			r.VMs[i].Started = time.Since(r.Started)
 			return err
 		})

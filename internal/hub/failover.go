@@ -102,7 +102,7 @@ func (e *entry) testVMs() ([]failover.VM, error) {
 		}
 		set := s.VMs[record.Name]
 		vms = append(vms, failover.VM{
-			Name: record.Name, Order: set.Order, Delay: set.Delay,
+			Name: record.Name, Order: set.Order, Delay: set.Delay, Dir: c.Dir,
 			Argv: func(runDir string, uris map[string]string) ([]string, []string, error) {
 				return testArgv(record.Name, runDir, c.Definition, set, s.Networks, volumesOfVM(r, record.Name, c.Definition), uris)
 			},

@@ -28,12 +28,7 @@ func (h *Hub) followPlans(ctx context.Context) {
 	tick := time.NewTicker(planEvery)
 	defer tick.Stop()
 	for {
-		var asking errgroup.Group
-		asking.SetLimit(planAtOnce)
-		for _, e := range h.entries() {
-			h.notePlan(ctx, e, asking.Go)
-		}
-		_ = asking.Wait() // who could not be asked is noted
+		h.notePlans(ctx, h.entries()...)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -42,28 +37,38 @@ func (h *Hub) followPlans(ctx context.Context) {
 	}
 }
 
-// notePlan asks a group's VMs what they are; run runs a function, at once or later.
-func (h *Hub) notePlan(ctx context.Context, e *entry, run func(func() error)) {
-	r := e.record()
-	if e.plan == nil || r.Intent != catalog.IntentProtect {
+// notePlans asks the VMs of groups what they are.
+func (h *Hub) notePlans(ctx context.Context, entries ...*entry) {
+	var asking errgroup.Group
+	asking.SetLimit(planAtOnce)
+	for _, e := range entries {
+		r := e.record()
+		if e.plan == nil || r.Intent != catalog.IntentProtect {
+			continue
+		}
+		for _, record := range r.VMs {
+			asking.Go(func() error {
+				h.notePlan(ctx, e, record)
+				return nil
+			})
+		}
+	}
+	_ = asking.Wait() // who could not be asked is noted
+}
+
+// notePlan asks a VM what it is.
+func (h *Hub) notePlan(ctx context.Context, e *entry, record catalog.VM) {
+	bounded, cancel := context.WithTimeout(ctx, vmPatience)
+	defer cancel()
+	d, err := h.definition(bounded, record)
+	if err == nil {
+		err = e.plan.Note(record.Name, d, time.Now())
+	}
+	if ctx.Err() != nil || errors.Is(err, plan.ErrClosed) {
 		return
 	}
-	for _, record := range r.VMs {
-		run(func() error {
-			bounded, cancel := context.WithTimeout(ctx, vmPatience)
-			defer cancel()
-			d, err := h.definition(bounded, record)
-			if err == nil {
-				err = e.plan.Note(record.Name, d, time.Now())
-			}
-			if ctx.Err() != nil || errors.Is(err, plan.ErrClosed) {
-				return nil
-			}
-			if e.planReason(record.Name, err) {
-				e.logger.Warn("note in the recovery plan what a VM is; what was known stays", "vm", record.Name, "err", err)
-			}
-			return nil
-		})
+	if e.planReason(record.Name, err) {
+		e.logger.Warn("note in the recovery plan what a VM is; what was known stays", "vm", record.Name, "err", err)
 	}
 }
 

@@ -162,7 +162,7 @@ func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progr
 	progress(api.Progress{Step: "attaching"})
 	err = h.attached(ctx, e)
 	if err == nil {
-		h.notePlan(ctx, e, func(note func() error) { _ = note() })
+		h.notePlans(ctx, e)
 	}
 	if err == nil || h.tasks.stopping() {
 		return err // a hub that stops here goes on with the group when it is back

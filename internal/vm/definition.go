@@ -2,8 +2,10 @@ package vm
 
 // Definition is what is needed to start a VM elsewhere, as its manager has it now.
 type Definition struct {
-	// Argv is QEMU's command line, the program first; or else
+	// Argv is QEMU's command line, the program first. A VM that libvirt runs has a Domain instead.
 	Argv []string `json:"argv,omitempty"`
+	// Dir is the folder from which the relative paths in Argv are.
+	Dir string `json:"dir,omitempty"`
 	// Domain is the XML of a libvirt domain, as "virsh dumpxml --migratable" prints it.
 	Domain string `json:"domain,omitempty"`
 

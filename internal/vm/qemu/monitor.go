@@ -95,7 +95,7 @@ func (s *socket) Definition(context.Context) (d vm.Definition, err error) {
 	if !ok || !isQEMU(pid) {
 		return d, vm.WithHint(errors.New("it is not known which process the monitor belongs to"), "give rephub a monitor on a unix socket of this host")
 	}
-	line, err := cmdline.OfProcess(int(pid))
+	line, dir, err := cmdline.OfProcess(int(pid))
 	if err != nil {
 		return d, err
 	}
@@ -103,7 +103,7 @@ func (s *socket) Definition(context.Context) (d vm.Definition, err error) {
 	for _, n := range nics {
 		d.NICs = append(d.NICs, vm.NIC(n))
 	}
-	d.Argv = line.Argv()
+	d.Argv, d.Dir = line.Argv(), dir
 	return d, err
 }
 
