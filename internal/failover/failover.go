@@ -25,6 +25,8 @@ var (
 	ErrNotFound = errors.New("no such failover test")
 	// ErrBusy: it is being started or stopped.
 	ErrBusy = errors.New("the failover test is being started or stopped")
+	// ErrMemory: the VMs do not fit beside what runs here.
+	ErrMemory = errors.New("not enough memory")
 )
 
 // Config of a Tests.
@@ -54,6 +56,8 @@ type VM struct {
 	// Order and Delay are the plan's.
 	Order int
 	Delay time.Duration
+	// Memory that it is given, bytes.
+	Memory int64
 	// Dir is where relative paths of the command line are from, if there is such a folder here.
 	Dir string
 	// Argv makes the command line, and tells what the VM has not got; runDir is the VM's folder.
@@ -159,6 +163,9 @@ func (t *Tests) List() []Record {
 
 // Start starts the VMs and returns when all of them run. When that fails, or ctx ends before, nothing is left of the test.
 func (t *Tests) Start(ctx context.Context, s Spec, step func(string)) (Record, error) {
+	if err := fits(s.VMs); err != nil {
+		return Record{}, err
+	}
 	r := Record{ID: s.ID, Group: s.Group, Seq: s.Seq, Time: s.Time, Phase: Starting, Started: time.Now().UTC()}
 	for i, v := range s.VMs {
 		r.VMs = append(r.VMs, VMRecord{Name: v.Name, Dir: filepath.Join(t.dir(s.ID), strconv.Itoa(i))})

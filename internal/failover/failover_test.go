@@ -306,3 +306,21 @@ func TestDamagedRecord(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// VMs that have no room are not begun with.
+func TestMemory(t *testing.T) {
+	s := newSite(t)
+	tests := s.tests()
+	half := qemu("a", 1)
+	half.Memory = 1 << 61
+	if _, err := tests.Start(deadline(t), s.spec("one", half, half), steps); !errors.Is(err, ErrMemory) {
+		t.Errorf("%v", err)
+	}
+	s.nothing(tests)
+	if n, err := available("MemTotal: 9 kB\nMemAvailable:   12 kB\n"); n != 12<<10 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if _, err := available("MemTotal: 9 kB\n"); err == nil {
+		t.Error("nothing is said, and it was understood")
+	}
+}

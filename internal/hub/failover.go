@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,6 +78,9 @@ func failoverError(group string, err error) error {
 	if errors.As(err, &known) || errors.Is(err, context.Canceled) {
 		return err
 	}
+	if errors.Is(err, failover.ErrMemory) {
+		return api.Errorf(api.CodeConflict, "%v", err).WithHint("stop other tests (rephub failover list), or give the VMs less: memory in rephub plan edit %s", group)
+	}
 	return api.Errorf(api.CodeConflict, "%v", err).WithHint("nothing is left of the test; rephub plan show %s tells what the VMs were, rephub plan edit %s changes how they are started", group, group)
 }
 
@@ -102,7 +106,7 @@ func (e *entry) testVMs() ([]failover.VM, error) {
 		}
 		set := s.VMs[record.Name]
 		vms = append(vms, failover.VM{
-			Name: record.Name, Order: set.Order, Delay: set.Delay, Dir: c.Dir,
+			Name: record.Name, Order: set.Order, Delay: set.Delay, Dir: c.Dir, Memory: cmp.Or(set.Memory, c.Memory),
 			Argv: func(runDir string, uris map[string]string) ([]string, []string, error) {
 				return testArgv(record.Name, runDir, c.Definition, set, s.Networks, volumesOfVM(r, record.Name, c.Definition), uris)
 			},

@@ -79,7 +79,7 @@ func (v *recovering) network(o Option, nic NIC) error {
 		return nil
 	}
 	if v.Network != nil && v.Network(nic) == Same {
-		v.out = append(v.out, o)
+		v.out, v.helper = append(v.out, o), true
 		return nil
 	}
 	card := p.only(cardKeys...)
@@ -100,5 +100,6 @@ func (v *recovering) backend(nic NIC) (props, error) {
 	if to == Same { // what QEMU adds by itself
 		to = "user"
 	}
+	v.helper = v.helper || to != ""
 	return parseProps(cmp.Or(to, isolated), "type")
 }

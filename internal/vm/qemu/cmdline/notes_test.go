@@ -23,7 +23,7 @@ func recovered(t *testing.T, line string, r cmdline.Recovery) (string, []cmdline
 	if err != nil {
 		return "", nil, err
 	}
-	text, _, _ := strings.Cut(strings.Join(out.Argv(), " "), " -name ")
+	text, _, _ := strings.Cut(strings.Join(out.Argv(), " "), " -sandbox ")
 	return strings.TrimPrefix(text, "qemu "), notes, nil
 }
 
@@ -111,5 +111,26 @@ func TestNICs(t *testing.T) {
 	want := []cmdline.NIC{{Backend: "tap", Network: "tap3", MAC: "52:54:00:00:00:01"}, {Backend: "bridge", Network: "br0", MAC: "52:54:00:00:00:02"}, {Backend: "user"}, {Backend: "user"}}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// A guest of somebody else's is shut in, as far as its networks allow.
+func TestSandbox(t *testing.T) {
+	for backend, want := range map[string]string{
+		"":              "-sandbox on,obsolete=deny,resourcecontrol=deny,elevateprivileges=deny,spawn=deny",
+		"bridge,br=br1": "-sandbox on,obsolete=deny,resourcecontrol=deny",
+		cmdline.Same:    "-sandbox on,obsolete=deny,resourcecontrol=deny",
+	} {
+		l, err := cmdline.Parse([]string{"qemu", "-sandbox", "off", "-nic", "tap"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, _, err := l.Recover(cmdline.Recovery{Network: func(cmdline.NIC) string { return backend }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(out.Argv(), " "); !strings.Contains(text, want+" -name") || strings.Contains(text, "-sandbox off") {
+			t.Errorf("%q: %s", backend, text)
+		}
 	}
 }

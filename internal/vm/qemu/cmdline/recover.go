@@ -45,6 +45,7 @@ type recovering struct {
 	empty   map[string]bool // media that were taken out
 	mons    map[string]bool
 	serials int
+	helper  bool // a network may need a program of the host's to be set up
 }
 
 // Recover makes the command line of the VM elsewhere. Notes say what it has not got, or not as before. An error says what cannot be done at all.
@@ -189,9 +190,19 @@ func (v *recovering) finish(was []Option) error {
 	if v.Memory > 0 {
 		v.add("m", fmt.Sprintf("%dM", v.Memory>>20))
 	}
+	v.add("sandbox", v.sandbox())
 	v.add("name", props{{"guest", v.Name}}.text("guest"))
 	v.add("display", "none")
 	v.add("monitor", "none")
 	v.add("qmp", props{{"", "unix:" + filepath.Join(v.RunDir, "qmp")}, {"server", "on"}, {"wait", "off"}}.text(""))
 	return nil
+}
+
+// sandbox is what a guest that breaks out of its hardware can do on the recovery host, where the histories of others are: as libvirt has it.
+func (v *recovering) sandbox() string {
+	p := props{{"enable", "on"}, {"obsolete", "deny"}, {"resourcecontrol", "deny"}}
+	if !v.helper {
+		p = append(p, prop{"elevateprivileges", "deny"}, prop{"spawn", "deny"})
+	}
+	return p.text("enable")
 }
