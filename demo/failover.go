@@ -12,7 +12,6 @@ import (
 
 // failover is what "rephub failover test" tells.
 type failover struct {
-	ID    string  `json:"id"`
 	Seq   uint64  `json:"seq"`
 	State string  `json:"state"`
 	RTO   float64 `json:"rto_seconds"`

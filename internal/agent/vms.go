@@ -147,9 +147,5 @@ func (m *machines) definition(ctx context.Context, was host.VM) (vm.Definition, 
 		return vm.Definition{}, host.VMError(was.Name, was.QMP, err)
 	}
 	defer c.Close()
-	d, err := c.Definition(ctx)
-	if err != nil {
-		return d, host.VMError(was.Name, was.QMP, err)
-	}
-	return d, nil
+	return host.Define(ctx, was.Name, was.QMP, c)
 }

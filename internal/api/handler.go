@@ -36,15 +36,7 @@ func NewHandler(svc Service, cfg HandlerConfig) http.Handler {
 	mux := http.NewServeMux()
 	a := humago.New(mux, humaConfig(cfg))
 	o := operations{svc: svc, log: cfg.Logger}
-	o.registerSystem(a)
-	o.registerVMs(a)
-	o.registerAgents(a)
-	o.registerGroups(a)
-	o.registerPoints(a)
-	o.registerPlans(a)
-	o.registerMounts(a)
-	o.registerFailovers(a)
-	o.registerTasks(a)
+	o.registerAll(a)
 	if cfg.Metrics != nil {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{}))
 	}
@@ -55,15 +47,7 @@ func NewHandler(svc Service, cfg HandlerConfig) http.Handler {
 func OpenAPI(version string) ([]byte, error) {
 	a := humago.New(http.NewServeMux(), humaConfig(HandlerConfig{Version: version}))
 	var o operations
-	o.registerSystem(a)
-	o.registerVMs(a)
-	o.registerAgents(a)
-	o.registerGroups(a)
-	o.registerPoints(a)
-	o.registerPlans(a)
-	o.registerMounts(a)
-	o.registerFailovers(a)
-	o.registerTasks(a)
+	o.registerAll(a)
 	return a.OpenAPI().MarshalJSON()
 }
 

@@ -11,6 +11,18 @@ import (
 
 func typeOf[T any]() reflect.Type { return reflect.TypeFor[T]() }
 
+func (o *operations) registerAll(a huma.API) {
+	o.registerSystem(a)
+	o.registerVMs(a)
+	o.registerAgents(a)
+	o.registerGroups(a)
+	o.registerPoints(a)
+	o.registerPlans(a)
+	o.registerMounts(a)
+	o.registerFailovers(a)
+	o.registerTasks(a)
+}
+
 func (o *operations) registerSystem(a huma.API) {
 	register(o, a, op(http.MethodGet, "/info", "get-info", "About the hub"),
 		func(ctx context.Context, _ *empty) (Info, error) { return o.svc.Info(ctx) })

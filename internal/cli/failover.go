@@ -52,7 +52,7 @@ the plan are not run in a test.
 				}
 				for _, v := range f.VMs {
 					for _, n := range v.Notes {
-						fmt.Fprintf(a.env.Stderr, "note: VM %s: %s\n", v.Name, oneLine(n))
+						a.note("VM %s: %s", v.Name, n)
 					}
 				}
 				return a.print(f, func(t *table) { failoversTable(t, []api.Failover{f}) })

@@ -114,3 +114,8 @@ func secondsText(s float64) string {
 	}
 	return fmt.Sprintf("%.0f d", s/86400)
 }
+
+// note tells something beside the result, on one line.
+func (a *app) note(format string, args ...any) {
+	fmt.Fprintln(a.env.Stderr, "note: "+oneLine(fmt.Sprintf(format, args...)))
+}

@@ -51,16 +51,16 @@ func (a *app) printPlan(p api.Plan) error {
 	}
 	for _, v := range p.VMs {
 		if v.Reason != "" {
-			fmt.Fprintf(a.env.Stderr, "note: VM %s: %s\n", v.Name, oneLine(v.Reason))
+			a.note("VM %s: %s", v.Name, v.Reason)
 		}
 		for _, d := range v.Disks {
 			if !d.Protected {
-				fmt.Fprintf(a.env.Stderr, "note: VM %s: disk %s is not in the group, and is not there elsewhere\n", v.Name, d.Name)
+				a.note("VM %s: disk %s is not in the group, and is not there elsewhere", v.Name, d.Name)
 			}
 		}
 	}
 	for _, n := range p.Notes {
-		fmt.Fprintf(a.env.Stderr, "note: %s\n", oneLine(n))
+		a.note("%s", n)
 	}
 	_, err := io.WriteString(a.env.Stdout, p.Text)
 	return err

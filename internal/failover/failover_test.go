@@ -24,10 +24,9 @@ type site struct {
 	t   *testing.T
 	dir string
 
-	mu       sync.Mutex
-	mounts   map[string]bool
-	unmount  error // what Unmount fails with
-	unmounts int
+	mu      sync.Mutex
+	mounts  map[string]bool
+	unmount error // what Unmount fails with
 }
 
 func newSite(t *testing.T) *site {
@@ -52,7 +51,6 @@ func (s *site) tests() *Tests {
 	return New(Config{Dir: s.dir, Logger: slog.New(slog.DiscardHandler), Unmount: func(_ context.Context, id string) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.unmounts++
 		if s.unmount == nil {
 			delete(s.mounts, id)
 		}

@@ -16,17 +16,15 @@ import (
 
 // Calls that a hub makes.
 const (
-	CallVMs     = "vm.list"      // nothing → VMs
-	CallInspect = "vm.inspect"   // Name → api.VM
-	CallApply   = "group.apply"  // Group → nothing: do this from now on
-	CallAwait   = "group.await"  // Await → nothing, when it is so
-	CallFresh   = "group.fresh"  // ID → Fresh
-	CallGroups  = "group.list"   // nothing → Has
-	CallForget  = "group.forget" // Groups → nothing: take their taps away and forget them
+	CallVMs        = "vm.list"       // nothing → VMs
+	CallInspect    = "vm.inspect"    // Name → api.VM
+	CallDefinition = "vm.definition" // VM → vm.Definition, of the VM that was protected only
+	CallApply      = "group.apply"   // Group → nothing: do this from now on
+	CallAwait      = "group.await"   // Await → nothing, when it is so
+	CallFresh      = "group.fresh"   // ID → Fresh
+	CallGroups     = "group.list"    // nothing → Has
+	CallForget     = "group.forget"  // Groups → nothing: take their taps away and forget them
 )
-
-// CallDefinition asks for VM → vm.Definition, of the VM that was protected only.
-const CallDefinition = "vm.definition"
 
 // Calls that an agent makes.
 const (

@@ -41,3 +41,12 @@ func VMError(name, qmp string, err error) error {
 	}
 	return e.WithHint("QEMU must run on its host with: -qmp %s,server=on,wait=off; one client at a time is served by each socket", qmp)
 }
+
+// Define asks a VM what is needed to start it elsewhere.
+func Define(ctx context.Context, name, qmp string, m vm.VM) (vm.Definition, error) {
+	d, err := m.Definition(ctx)
+	if err != nil {
+		return d, VMError(name, qmp, err)
+	}
+	return d, nil
+}

@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/rephub/rephub/internal/api"
-	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/failover"
 	"github.com/rephub/rephub/internal/plan"
 	"github.com/rephub/rephub/internal/recovery"
@@ -45,7 +42,7 @@ func (h *Hub) TestFailover(_ context.Context, group string, req api.FailoverRequ
 	if err != nil {
 		return api.Task{}, err
 	}
-	spec := failover.Spec{ID: h.mounts.NewID(), Group: group, Seq: point.Seq, Time: point.Time, VMs: vms}
+	spec := failover.Spec{ID: recovery.NewID(), Group: group, Seq: point.Seq, Time: point.Time, VMs: vms}
 	spec.Mount = func(ctx context.Context) (map[string]string, error) {
 		m, err := h.mounts.MountAs(ctx, spec.ID, g, point, true)
 		if err != nil {
@@ -108,49 +105,50 @@ func (e *entry) testVMs() ([]failover.VM, error) {
 		vms = append(vms, failover.VM{
 			Name: record.Name, Order: set.Order, Delay: set.Delay, Dir: c.Dir, Memory: cmp.Or(set.Memory, c.Memory),
 			Argv: func(runDir string, uris map[string]string) ([]string, []string, error) {
-				return testArgv(record.Name, runDir, c.Definition, set, s.Networks, volumesOfVM(r, record.Name, c.Definition), uris)
+				disks, err := disksOf(&r, record.Name, c.Definition, uris)
+				if err != nil {
+					return nil, nil, err
+				}
+				return testArgv(record.Name, runDir, c.Definition, set, s.Networks, disks)
 			},
 		})
 	}
 	return vms, nil
 }
 
-// volumesOfVM are the names of the group's volumes by the VM's own names of its disks.
-func volumesOfVM(r groupRecord, vmName string, d vm.Definition) map[string]string {
-	names := map[string]string{}
+// disksOf are the disks of a VM that the group has, where they are in a mount. Others are left out; Recover tells.
+func disksOf(r *groupRecord, vmName string, d vm.Definition, uris map[string]string) (disks []cmdline.Disk, err error) {
+	var missing []string
 	for _, disk := range d.Disks {
-		i := slices.IndexFunc(r.Volumes, func(v catalog.Volume) bool { return v.VM == vmName && v.Disk == disk.Name })
-		if i >= 0 {
-			names[disk.Name] = r.Volumes[i].Name
+		v, ok := r.volume(vmName, disk.Name)
+		if !ok {
+			continue
 		}
+		uri, ok := uris[v.Name]
+		if !ok {
+			missing = append(missing, v.Name)
+			continue
+		}
+		disks = append(disks, cmdline.Disk{Name: v.Name, Node: disk.Node, File: disk.File, URI: uri})
 	}
-	return names
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("the point does not have its volumes %s", missing)
+	}
+	return disks, nil
 }
 
 // testArgv is the command line of a VM in a test.
-func testArgv(name, runDir string, d vm.Definition, set plan.VM, networks map[string]plan.Network, volumes, uris map[string]string) ([]string, []string, error) {
+func testArgv(name, runDir string, d vm.Definition, set plan.VM, networks map[string]plan.Network, disks []cmdline.Disk) ([]string, []string, error) {
 	line, err := cmdline.Parse(d.Argv)
 	if err != nil {
 		return nil, nil, err
 	}
 	var wrong error
-	rec := cmdline.Recovery{Name: name + "-test", RunDir: runDir, CPUs: set.CPUs, Memory: set.Memory, Network: func(n cmdline.NIC) string {
+	rec := cmdline.Recovery{Name: name + "-test", RunDir: runDir, Disks: disks, CPUs: set.CPUs, Memory: set.Memory, Network: func(n cmdline.NIC) string {
 		backend, err := backendOf(networks[plan.NetworkOf(vm.NIC(n))].Test)
 		wrong = errors.Join(wrong, err)
 		return backend
 	}}
-	for _, disk := range d.Disks {
-		uri, ok := uris[volumes[disk.Name]]
-		if !ok {
-			continue // not in the group, or not at that point; Recover tells
-		}
-		rec.Disks = append(rec.Disks, cmdline.Disk{Name: name + "/" + disk.Name, Node: disk.Node, File: disk.File, URI: uri})
-	}
-	if len(rec.Disks) < len(volumes) {
-		missing := maps.Clone(volumes)
-		maps.DeleteFunc(missing, func(_, volume string) bool { _, ok := uris[volume]; return ok })
-		return nil, nil, fmt.Errorf("the point does not have its volumes %s", slices.Sorted(maps.Values(missing)))
-	}
 	out, notes, err := line.Recover(rec)
 	if err = errors.Join(err, wrong); err != nil {
 		return nil, nil, err

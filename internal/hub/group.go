@@ -90,3 +90,12 @@ type groupRecord struct {
 func (r *groupRecord) knows(vmName string) bool {
 	return slices.ContainsFunc(r.VMs, func(m catalog.VM) bool { return m.Name == vmName })
 }
+
+// volume is a disk of a VM, if the group has it.
+func (r *groupRecord) volume(vmName, disk string) (catalog.Volume, bool) {
+	i := slices.IndexFunc(r.Volumes, func(v catalog.Volume) bool { return v.VM == vmName && v.Disk == disk })
+	if i < 0 {
+		return catalog.Volume{}, false
+	}
+	return r.Volumes[i], true
+}

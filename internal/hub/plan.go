@@ -102,10 +102,7 @@ func (h *Hub) definition(ctx context.Context, r catalog.VM) (d vm.Definition, er
 	if is := m.Identity().UUID; r.UUID != "" && is != r.UUID {
 		return d, api.Errorf(api.CodeConflict, "the VM at %s has the UUID %q, the one that was protected has %s", r.QMP, is, r.UUID)
 	}
-	if d, err = m.Definition(ctx); err != nil {
-		return d, host.VMError(r.Name, r.QMP, err)
-	}
-	return d, nil
+	return host.Define(ctx, r.Name, r.QMP, m)
 }
 
 // Plan implements api.Service.
@@ -157,7 +154,7 @@ func (e *entry) planNow() api.Plan {
 		out.Notes = strings.Split(err.Error(), "\n")
 	}
 	for _, v := range r.VMs {
-		out.VMs = append(out.VMs, e.planVM(v.Name, p.VMs, s.VMs[v.Name], r.Volumes))
+		out.VMs = append(out.VMs, e.planVM(&r, v.Name, p.VMs, s.VMs[v.Name]))
 	}
 	slices.SortStableFunc(out.VMs, func(a, b api.PlanVM) int { return cmp.Compare(a.Order, b.Order) })
 	for _, name := range slices.Sorted(maps.Keys(s.Networks)) {
@@ -167,7 +164,7 @@ func (e *entry) planNow() api.Plan {
 	return out
 }
 
-func (e *entry) planVM(name string, known map[string]plan.Captured, s plan.VM, volumes []catalog.Volume) api.PlanVM {
+func (e *entry) planVM(r *groupRecord, name string, known map[string]plan.Captured, s plan.VM) api.PlanVM {
 	e.mu.Lock()
 	reason := e.mu.planReasons[name]
 	e.mu.Unlock()
@@ -185,7 +182,7 @@ func (e *entry) planVM(name string, known map[string]plan.Captured, s plan.VM, v
 		out.NICs = append(out.NICs, api.PlanNIC{MAC: n.MAC, Network: plan.NetworkOf(n)})
 	}
 	for _, d := range c.Disks {
-		ours := slices.ContainsFunc(volumes, func(v catalog.Volume) bool { return v.VM == name && v.Disk == d.Name })
+		_, ours := r.volume(name, d.Name)
 		out.Disks = append(out.Disks, api.PlanDisk{Name: d.Name, Size: d.Size, File: d.File, Protected: ours})
 	}
 	return out

@@ -122,11 +122,8 @@ func New(cfg Config) (*Mounts, error) {
 // if writable. When it returns, the mount is durable. What the catalog refuses
 // to record is told to it again by the next Restore.
 func (m *Mounts) Mount(ctx context.Context, g Group, at Point, writable bool) (Mount, error) {
-	return m.MountAs(ctx, newID(), g, at, writable)
+	return m.MountAs(ctx, NewID(), g, at, writable)
 }
-
-// NewID is an id for MountAs.
-func (m *Mounts) NewID() string { return newID() }
 
 // MountAs is Mount with an id that the caller has noted before, so that the mount is found again whenever the caller is killed.
 func (m *Mounts) MountAs(ctx context.Context, id string, g Group, at Point, writable bool) (Mount, error) {
@@ -308,5 +305,5 @@ func (m *Mounts) sorted() []*mount {
 	return list
 }
 
-// newID is short enough to type and cannot be guessed by trying.
-func newID() string { return strings.ToLower(rand.Text()[:12]) }
+// NewID is an id for MountAs, short enough to type; it cannot be guessed by trying.
+func NewID() string { return strings.ToLower(rand.Text()[:12]) }

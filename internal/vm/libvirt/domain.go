@@ -21,8 +21,8 @@ func diskNames(domain string) (map[string]string, error) {
 			} `xml:"alias"`
 		} `xml:"devices>disk"`
 	}
-	if err := xml.Unmarshal([]byte(domain), &d); err != nil {
-		return nil, fmt.Errorf("read the domain's description: %w", err)
+	if err := readDomain(domain, &d); err != nil {
+		return nil, err
 	}
 	names := make(map[string]string, len(d.Disks))
 	for _, disk := range d.Disks {
@@ -48,12 +48,20 @@ func domainNICs(domain string) ([]vm.NIC, error) {
 			} `xml:"source"`
 		} `xml:"devices>interface"`
 	}
-	if err := xml.Unmarshal([]byte(domain), &d); err != nil {
-		return nil, fmt.Errorf("read the domain's description: %w", err)
+	if err := readDomain(domain, &d); err != nil {
+		return nil, err
 	}
 	var nics []vm.NIC
 	for _, i := range d.Interfaces {
 		nics = append(nics, vm.NIC{Backend: i.Type, Network: cmp.Or(i.Source.Network, i.Source.Bridge, i.Source.Dev), MAC: i.MAC.Address})
 	}
 	return nics, nil
+}
+
+// readDomain reads what a struct asks for.
+func readDomain(domain string, into any) error {
+	if err := xml.Unmarshal([]byte(domain), into); err != nil {
+		return fmt.Errorf("read the domain's description: %w", err)
+	}
+	return nil
 }

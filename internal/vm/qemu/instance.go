@@ -15,8 +15,8 @@ import (
 // cannot be known (TCP) every connection counts as an instance of its own,
 // which costs a resync and never hides one.
 func instanceOf(conn net.Conn) string {
-	pid, ok := peerPID(conn)
-	if !ok || !isQEMU(pid) {
+	pid, ok := qemuPID(conn)
+	if !ok {
 		return "connection-" + rand.Text()
 	}
 	start, ok := startTime(pid)
@@ -28,6 +28,12 @@ func instanceOf(conn net.Conn) string {
 		return "connection-" + rand.Text()
 	}
 	return fmt.Sprintf("%s/%d/%s", strings.TrimSpace(string(boot)), pid, start)
+}
+
+// qemuPID is the QEMU at the other end of a connection, if that can be known.
+func qemuPID(conn net.Conn) (int32, bool) {
+	pid, ok := peerPID(conn)
+	return pid, ok && isQEMU(pid)
 }
 
 // isQEMU tells whether a process is a QEMU: a connection that was made to an

@@ -91,8 +91,8 @@ func (s *socket) Instance(context.Context) (string, error) { return instanceOf(s
 func (s *socket) About(context.Context) (About, error) { return About{}, nil }
 
 func (s *socket) Definition(context.Context) (d vm.Definition, err error) {
-	pid, ok := peerPID(s.conn)
-	if !ok || !isQEMU(pid) {
+	pid, ok := qemuPID(s.conn)
+	if !ok {
 		return d, vm.WithHint(errors.New("it is not known which process the monitor belongs to"), "give rephub a monitor on a unix socket of this host")
 	}
 	line, dir, err := cmdline.OfProcess(int(pid))

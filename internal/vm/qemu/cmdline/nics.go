@@ -78,28 +78,26 @@ func (v *recovering) network(o Option, nic NIC) error {
 		v.out = append(v.out, o)
 		return nil
 	}
-	if v.Network != nil && v.Network(nic) == Same {
-		v.out, v.helper = append(v.out, o), true
+	to := v.target(nic)
+	if to == Same {
+		v.out = append(v.out, o)
 		return nil
 	}
 	card := p.only(cardKeys...)
 	if o.Name == "netdev" {
 		card = p.only("id")
 	}
-	backend, err := v.backend(nic)
+	backend, err := parseProps(to, "type")
 	v.add(o.Name, append(backend, card...).text("type"))
 	return err
 }
 
-// backend is what a card is connected to elsewhere.
-func (v *recovering) backend(nic NIC) (props, error) {
+// target is the backend of a card elsewhere, or Same.
+func (v *recovering) target(nic NIC) string {
 	to := ""
 	if v.Network != nil {
 		to = v.Network(nic)
 	}
-	if to == Same { // what QEMU adds by itself
-		to = "user"
-	}
 	v.helper = v.helper || to != ""
-	return parseProps(cmp.Or(to, isolated), "type")
+	return cmp.Or(to, isolated)
 }

@@ -178,11 +178,11 @@ func (v *recovering) finish(was []Option) error {
 		}
 	}
 	if !has("nodefaults", "nic", "net", "netdev") {
-		backend, err := v.backend(NIC{Backend: "user"})
-		if err != nil {
-			return err
+		to := v.target(NIC{Backend: "user"})
+		if to == Same { // what QEMU adds by itself
+			to = "user"
 		}
-		v.add("nic", backend.text("type"))
+		v.add("nic", to)
 	}
 	if v.CPUs > 0 {
 		v.add("smp", strconv.Itoa(v.CPUs))
