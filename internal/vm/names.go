@@ -2,7 +2,10 @@ package vm
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -105,4 +108,37 @@ func validWord(s string, most int) bool {
 		}
 	}
 	return true
+}
+
+// Nodes of recovered VMs, with the disk's name, if it fits: see AtNode and OnNode.
+const (
+	atPrefix = "rephub-at-"
+	onPrefix = "rephub-on-"
+	maxNode  = 31
+)
+
+// AtNode names the node of a recovered VM's disk while it is served by a hub.
+func AtNode(disk string) string { return diskNode(atPrefix, disk) }
+
+// OnNode names the node of a recovered VM's disk that had no name of its own, when it is on the VM's host.
+func OnNode(disk string) string { return diskNode(onPrefix, disk) }
+
+func diskNode(prefix, disk string) string {
+	if name := prefix + disk; len(name) <= maxNode && validNode.MatchString(name) {
+		return name
+	}
+	sum := sha256.Sum256([]byte(disk))
+	return prefix + "_" + hex.EncodeToString(sum[:8]) // no disk's name begins like this: a node's cannot, see validNode
+}
+
+var validNode = regexp.MustCompile(`^rephub-(at|on)-[A-Za-z][A-Za-z0-9._-]*$`)
+
+// DiskOfNode is the disk's name in a name of AtNode or OnNode; "" for those of others, and where it did not fit.
+func DiskOfNode(node string) string {
+	for _, prefix := range []string{atPrefix, onPrefix} {
+		if disk, ok := strings.CutPrefix(node, prefix); ok && !strings.HasPrefix(disk, "_") {
+			return disk
+		}
+	}
+	return ""
 }

@@ -45,6 +45,25 @@ const (
 	StateShutdown  RunState = "shutdown"
 )
 
+// PowerAction is what can be done with a guest as a whole.
+type PowerAction string
+
+// The actions.
+const (
+	// PowerShutDown asks the guest to shut down, as its power button does. The instance
+	// outlives that, with its disks and taps (StateShutdown), so that nothing of the
+	// guest's last writes is missed. A guest may take its time, or not listen.
+	PowerShutDown PowerAction = "shut-down"
+	// PowerHold has the guest stand still (StatePaused). All that it was told to be written
+	// is in its volumes and their taps.
+	PowerHold PowerAction = "hold"
+	// PowerGoOn takes the others back: a guest that was held goes on, one that has shut
+	// down boots. A guest that runs is left alone.
+	PowerGoOn PowerAction = "go-on"
+	// PowerEnd ends the instance, as by pulling the plug.
+	PowerEnd PowerAction = "end"
+)
+
 // Volume is a writable disk of a VM.
 type Volume struct {
 	// Name is for people and for catalog look-ups: the target (vda) with

@@ -29,6 +29,9 @@ type Machine interface {
 	// Definition is what is needed to start the VM elsewhere. It is an error with a
 	// hint where that cannot be known: a monitor over TCP does not tell whose it is.
 	Definition(ctx context.Context) (Definition, error)
+	// Power does something with the guest as a whole. It returns when that is begun for
+	// PowerShutDown, and done for the others.
+	Power(ctx context.Context, what PowerAction) error
 	// Subscribe starts a subscription to what happens to the instance. It
 	// never slows the VM or other calls: a slow reader loses its oldest
 	// events and is told how many.

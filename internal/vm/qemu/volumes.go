@@ -138,7 +138,10 @@ func (g *graph) volume(node string, nodes map[string]namedNode) (vm.Volume, bool
 		PersistentBitmaps: n.Driver == "qcow2",
 		Tapped:            g.tapped(id),
 	}
-	if !strings.HasPrefix(n.Node, "#") && !libvirtNode.MatchString(n.Node) {
+	switch {
+	case strings.HasPrefix(n.Node, "rephub-"): // a recovered VM's
+		vol.Name = vm.DiskOfNode(n.Node)
+	case !strings.HasPrefix(n.Node, "#") && !libvirtNode.MatchString(n.Node):
 		vol.Name = n.Node
 	}
 	return vol, true

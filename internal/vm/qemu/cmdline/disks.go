@@ -1,11 +1,13 @@
 package cmdline
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/nbd"
 )
 
@@ -45,6 +47,9 @@ func (v *recovering) disks(options []Option) (map[int][]Option, error) {
 			return nil, fmt.Errorf("volume %s (node %s, file %s) is on no option of the command line; it may have been plugged in later", d.Name, d.Node, d.File)
 		}
 		s := stores[i]
+		if node := s.props.get("node-name"); node != "" && d.At != "" {
+			v.moved[node] = d.At
+		}
 		if out[s.at], err = s.over(d); err != nil {
 			return nil, fmt.Errorf("volume %s: %w", d.Name, err)
 		}
@@ -99,7 +104,7 @@ func (s *store) file() string {
 // is tells whether a store is the volume.
 func (s *store) is(d Disk) bool {
 	if node := s.props.get("node-name"); node != "" || !s.drive {
-		return node == d.Node
+		return node == d.Node || node != "" && node == vm.AtNode(d.Disk) // it has moved since
 	}
 	return s.props.get("id") == d.Node || s.file() == d.File && d.File != ""
 }
@@ -131,6 +136,9 @@ func (s *store) over(d Disk) ([]Option, error) {
 	}
 	if s.drive {
 		p := s.props.only(driveKeys...)
+		if d.At != "" {
+			p = append(p.without("node-name"), prop{"node-name", d.At})
+		}
 		p = append(p, prop{"format", "raw"}, prop{"file.driver", "nbd"})
 		for _, q := range server {
 			p = append(p, prop{"file.server." + q.key, q.value})
@@ -142,7 +150,7 @@ func (s *store) over(d Disk) ([]Option, error) {
 	for _, q := range server {
 		address[q.key] = q.value
 	}
-	node := map[string]any{"driver": "nbd", "node-name": s.props.get("node-name"), "server": address, "export": u.Export, "reconnect-delay": reconnectDelay}
+	node := map[string]any{"driver": "nbd", "node-name": cmp.Or(d.At, s.props.get("node-name")), "server": address, "export": u.Export, "reconnect-delay": reconnectDelay}
 	for _, key := range []string{"discard", "detect-zeroes"} {
 		if val := s.props.get(key); val != "" {
 			node[key] = val
@@ -226,4 +234,28 @@ func machineNodes(options []Option) (nodes []string) {
 		}
 	}
 	return nodes
+}
+
+// withDrive is the value of a -device option, on another node. What else is in it stays to the letter.
+func withDrive(device, node string) (string, error) {
+	if strings.HasPrefix(device, "{") {
+		var tree map[string]json.RawMessage
+		if err := json.Unmarshal([]byte(device), &tree); err != nil {
+			return "", err
+		}
+		var err error
+		if tree["drive"], err = json.Marshal(node); err != nil {
+			return "", err
+		}
+		text, err := json.Marshal(tree)
+		return string(text), err
+	}
+	parts := splitCommas(device)
+	for i, part := range parts {
+		if strings.HasPrefix(part, "drive=") {
+			part = "drive=" + node
+		}
+		parts[i] = strings.ReplaceAll(part, ",", ",,")
+	}
+	return strings.Join(parts, ","), nil
 }

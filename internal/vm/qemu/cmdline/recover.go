@@ -1,18 +1,23 @@
 package cmdline
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strconv"
+
+	"github.com/rephub/rephub/internal/vm"
 )
 
 // Recovery says how a VM is started elsewhere.
 type Recovery struct {
 	// Name is that of the VM here.
 	Name string
-	// RunDir is the VM's folder, for sockets: its monitor is "qmp" in it.
+	// RunDir is the VM's folder, for sockets.
 	RunDir string
+	// Monitor is the path of its QMP socket; "qmp" in RunDir.
+	Monitor string
 	// CPUs and Memory (bytes) take the place of what the VM had; 0: as it was.
 	CPUs   int
 	Memory int64
@@ -27,9 +32,21 @@ type Recovery struct {
 // Disk is a volume, and where it is now.
 type Disk struct {
 	Name string // for people
+	Disk string // what it is called in its VM
 	Node string // its node in the VM whose command line it is
 	File string // its file there
 	URI  string // NBD
+	// At is the node that it gets, so that Node is free for what takes its place while the VM runs; "": its node as before.
+	At string
+}
+
+// Nodes are the names for a disk of a recovered VM: at while it is served over NBD, and on when it has moved to a file here. vm.Volume.Name is the same all the while. A node that
+// somebody had named has its name back in the end.
+func Nodes(disk, node string) (at, on string) {
+	if disk == node {
+		return vm.AtNode(disk), disk
+	}
+	return vm.AtNode(disk), vm.OnNode(disk)
 }
 
 // Note says what of a VM is not as it was, for people.
@@ -44,13 +61,14 @@ type recovering struct {
 	gone    map[string]bool
 	empty   map[string]bool // media that were taken out
 	mons    map[string]bool
+	moved   map[string]string // nodes that have another name
 	serials int
 	helper  bool // a network may need a program of the host's to be set up
 }
 
 // Recover makes the command line of the VM elsewhere. Notes say what it has not got, or not as before. An error says what cannot be done at all.
 func (l Line) Recover(r Recovery) (Line, []Note, error) {
-	v := recovering{Recovery: r, gone: map[string]bool{}, empty: map[string]bool{}, mons: map[string]bool{}}
+	v := recovering{Recovery: r, gone: map[string]bool{}, empty: map[string]bool{}, mons: map[string]bool{}, moved: map[string]string{}}
 	disks, err := v.disks(l.Options)
 	if err != nil {
 		return Line{}, nil, err
@@ -124,6 +142,12 @@ func (v *recovering) device(o Option) error {
 	case drive != "" && v.empty[drive]:
 		v.add("device", p.without("drive").text("driver"))
 	case drive != "" && v.gone[drive]: // said when the disk was
+	case v.moved[drive] != "":
+		at, err := withDrive(o.Value, v.moved[drive])
+		if err != nil {
+			return err
+		}
+		v.add("device", at)
 	default:
 		v.out = append(v.out, o)
 	}
@@ -194,7 +218,7 @@ func (v *recovering) finish(was []Option) error {
 	v.add("name", props{{"guest", v.Name}}.text("guest"))
 	v.add("display", "none")
 	v.add("monitor", "none")
-	v.add("qmp", props{{"", "unix:" + filepath.Join(v.RunDir, "qmp")}, {"server", "on"}, {"wait", "off"}}.text(""))
+	v.add("qmp", props{{"", "unix:" + cmp.Or(v.Monitor, filepath.Join(v.RunDir, "qmp"))}, {"server", "on"}, {"wait", "off"}}.text(""))
 	return nil
 }
 

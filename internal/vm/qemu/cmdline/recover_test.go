@@ -120,7 +120,8 @@ func TestRecoveredVMIsTheSame(t *testing.T) {
 			r := cmdline.Recovery{Name: "shop, test", RunDir: filepath.Join(h.dir, "run")}
 			for _, v := range def.Disks {
 				k := vmtest.StartNBDKit(t, "memory", "1M")
-				r.Disks = append(r.Disks, cmdline.Disk{Name: v.Name, Node: v.Node, File: v.File, URI: k.URI()})
+				at, _ := cmdline.Nodes(v.Name, v.Node)
+				r.Disks = append(r.Disks, cmdline.Disk{Name: v.Name, Disk: v.Name, Node: v.Node, File: v.File, URI: k.URI(), At: at})
 			}
 			if len(r.Disks) == 0 {
 				t.Fatal("the source has no volumes")

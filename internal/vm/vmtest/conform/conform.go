@@ -55,6 +55,7 @@ func Run(t *testing.T, w Way) {
 		"ForgottenPause":       forgottenPause,
 		"TapOverTCP":           tapOverTCP,
 		"Definition":           definition,
+		"Power":                power,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
