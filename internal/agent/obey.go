@@ -26,6 +26,8 @@ func (a *Agent) do(ctx context.Context, method string, params json.RawMessage) (
 		return answer(params, func(n host.Name) (any, error) { return a.vms.inspect(ctx, n.Name) })
 	case host.CallDefinition:
 		return answer(params, func(v host.VM) (any, error) { return a.vms.definition(ctx, v) })
+	case host.CallPower:
+		return answer(params, func(p host.Power) (any, error) { return a.vms.power(ctx, p) })
 	case host.CallApply:
 		return answer(params, func(g host.Group) (any, error) { return nil, a.groups.apply(g) })
 	case host.CallGroups:

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -148,4 +149,22 @@ func (m *machines) definition(ctx context.Context, was host.VM) (vm.Definition, 
 	}
 	defer c.Close()
 	return host.Define(ctx, was.Name, was.QMP, c)
+}
+
+// power does something with a VM's guest.
+func (m *machines) power(ctx context.Context, p host.Power) (out host.Powered, err error) {
+	ctx, cancel := context.WithTimeout(ctx, vmPatience)
+	defer cancel()
+	c, err := m.open(ctx, p.VM)
+	if err == nil {
+		defer c.Close()
+		out.State, err = host.DoPower(ctx, c, p.Do)
+	}
+	if errors.Is(err, vm.ErrGone) {
+		return host.Powered{Gone: true}, nil
+	}
+	if err != nil {
+		err = host.VMError(p.VM.Name, p.VM.QMP, err)
+	}
+	return out, err
 }

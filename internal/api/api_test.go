@@ -64,6 +64,15 @@ func (e *echo) SetPlan(_ context.Context, g string, p PlanText) (Plan, error) {
 func (e *echo) TestFailover(_ context.Context, g string, r FailoverRequest) (Task, error) {
 	return Task{}, e.note("test-failover", g, r)
 }
+func (e *echo) StartFailover(_ context.Context, g string, r FailoverStart) (Task, error) {
+	return Task{}, e.note("start-failover", g, r)
+}
+func (e *echo) CommitFailover(_ context.Context, g string) (Task, error) {
+	return Task{}, e.note("commit-failover", g)
+}
+func (e *echo) RollbackFailover(_ context.Context, g string) (Task, error) {
+	return Task{}, e.note("rollback-failover", g)
+}
 func (e *echo) ListFailovers(context.Context) (Failovers, error) {
 	return Failovers{Failovers: []Failover{}}, e.note("list-failovers")
 }
@@ -152,6 +161,12 @@ func TestOperations(t *testing.T) {
 		{"plan", func() error { _, err := c.Plan(ctx, "g"); return err }, []any{"plan", "g"}},
 		{"set-plan", func() error { _, err := c.SetPlan(ctx, "g", PlanText{"vms: {}"}); return err }, []any{"set-plan", "g", PlanText{"vms: {}"}}},
 		{"test-failover", func() error { _, err := c.TestFailover(ctx, "g", FailoverRequest{"-30s"}); return err }, []any{"test-failover", "g", FailoverRequest{"-30s"}}},
+		{"start-failover", func() error {
+			_, err := c.StartFailover(ctx, "g", FailoverStart{At: "-1s", Planned: true, CommitAfterSeconds: 2})
+			return err
+		}, []any{"start-failover", "g", FailoverStart{At: "-1s", Planned: true, CommitAfterSeconds: 2}}},
+		{"commit-failover", func() error { _, err := c.CommitFailover(ctx, "g"); return err }, []any{"commit-failover", "g"}},
+		{"rollback-failover", func() error { _, err := c.RollbackFailover(ctx, "g"); return err }, []any{"rollback-failover", "g"}},
 		{"list-failovers", func() error { _, err := c.ListFailovers(ctx); return err }, []any{"list-failovers"}},
 		{"stop-failover", func() error { return c.StopFailover(ctx, "i") }, []any{"stop-failover", "i"}},
 		{"list-checkpoints", func() error { _, err := c.ListCheckpoints(ctx, "g"); return err }, []any{"list-checkpoints", "g"}},

@@ -111,6 +111,21 @@ func (c *Client) TestFailover(ctx context.Context, group string, req FailoverReq
 	return call[Task](ctx, c, http.MethodPost, groupURL(group)+"/failover-tests", req)
 }
 
+// StartFailover implements Service.
+func (c *Client) StartFailover(ctx context.Context, group string, req FailoverStart) (Task, error) {
+	return call[Task](ctx, c, http.MethodPost, groupURL(group)+"/failover", req)
+}
+
+// CommitFailover implements Service.
+func (c *Client) CommitFailover(ctx context.Context, group string) (Task, error) {
+	return call[Task](ctx, c, http.MethodPost, groupURL(group)+"/failover/commit", nil)
+}
+
+// RollbackFailover implements Service.
+func (c *Client) RollbackFailover(ctx context.Context, group string) (Task, error) {
+	return call[Task](ctx, c, http.MethodPost, groupURL(group)+"/failover/rollback", nil)
+}
+
 // ListFailovers implements Service.
 func (c *Client) ListFailovers(ctx context.Context) (Failovers, error) {
 	return call[Failovers](ctx, c, http.MethodGet, "/failovers", nil)

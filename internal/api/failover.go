@@ -7,16 +7,31 @@ type FailoverRequest struct {
 	At string `json:"at,omitempty" doc:"POINT; default latest"`
 }
 
+// FailoverStart fails a group over.
+type FailoverStart struct {
+	At                     string  `json:"at,omitempty" doc:"POINT; default latest"`
+	Planned                bool    `json:"planned,omitempty" doc:"shut the VMs down where they run first, and lose not one write"`
+	ShutdownTimeoutSeconds float64 `json:"shutdown_timeout_seconds,omitempty" minimum:"0" doc:"how long the guests have to shut down; default 120"`
+	CommitAfterSeconds     float64 `json:"commit_after_seconds,omitempty" minimum:"0" doc:"commit by itself then; default never"`
+	Storage                string  `json:"storage,omitempty" doc:"folder on the hub's host to which the volumes move with the commit; default recovered in the hub's data"`
+}
+
 // Failover is a set of VMs that run from a point.
 type Failover struct {
 	ID         string       `json:"id" doc:"also of the mount that the VMs run from"`
 	Group      string       `json:"group"`
-	Kind       string       `json:"kind" enum:"test"`
-	State      string       `json:"state" enum:"starting,running,ended,stopping" doc:"ended: none of its VMs runs any more"`
+	Kind       string       `json:"kind" enum:"test,failover"`
+	State      string       `json:"state" enum:"starting,running,ended,stopping,committing,committed" doc:"ended: none of its VMs runs any more; stopping: also of a rollback"`
 	Seq        uint64       `json:"seq"`
 	Time       time.Time    `json:"time" doc:"of the point"`
 	Started    time.Time    `json:"started"`
 	RTOSeconds float64      `json:"rto_seconds" doc:"from the command until all VMs ran; 0 before"`
+	Planned    bool         `json:"planned,omitempty"`
+	CommitAt   *time.Time   `json:"commit_at,omitempty" doc:"when it is committed by itself"`
+	MovedBytes int64        `json:"moved_bytes,omitempty" doc:"of a commit"`
+	TotalBytes int64        `json:"total_bytes,omitempty"`
+	Problem    string       `json:"problem,omitempty" doc:"what holds a commit or a rollback up; it is tried again"`
+	Notes      []string     `json:"notes,omitempty" doc:"what became of the VMs where they were"`
 	VMs        []FailoverVM `json:"vms" nullable:"false"`
 }
 
@@ -26,6 +41,8 @@ type FailoverVM struct {
 	Running        bool     `json:"running" doc:"whether its process is there"`
 	StartedSeconds float64  `json:"started_seconds" doc:"after the command; 0: not yet"`
 	QMP            string   `json:"qmp" doc:"its monitor, on the hub's host"`
+	NamedQMP       string   `json:"named_qmp,omitempty" doc:"a second one, for an agent that is to protect it"`
+	Files          []string `json:"files,omitempty" doc:"where its volumes are, once they have moved"`
 	Log            string   `json:"log" doc:"the file with what QEMU says"`
 	Notes          []string `json:"notes,omitempty" doc:"what it has not got, or not as before"`
 }

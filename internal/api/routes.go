@@ -132,6 +132,19 @@ func (o *operations) registerFailovers(a huma.API) {
 	}
 	register(o, a, taskOp(http.MethodPost, "/groups/{group}/failover-tests", "test-failover", "Start a group's VMs from a point, apart from everything"),
 		func(ctx context.Context, in *test) (Task, error) { return o.svc.TestFailover(ctx, in.Group, in.Body) })
+	type start struct {
+		Group string `path:"group"`
+		Body  FailoverStart
+	}
+	type group struct {
+		Group string `path:"group"`
+	}
+	register(o, a, taskOp(http.MethodPost, "/groups/{group}/failover", "start-failover", "Start a group's VMs from a point, in place of those that it protects"),
+		func(ctx context.Context, in *start) (Task, error) { return o.svc.StartFailover(ctx, in.Group, in.Body) })
+	register(o, a, taskOp(http.MethodPost, "/groups/{group}/failover/commit", "commit-failover", "Keep the VMs of a failover, and move their volumes here"),
+		func(ctx context.Context, in *group) (Task, error) { return o.svc.CommitFailover(ctx, in.Group) })
+	register(o, a, taskOp(http.MethodPost, "/groups/{group}/failover/rollback", "rollback-failover", "End the VMs of a failover, and go on as before"),
+		func(ctx context.Context, in *group) (Task, error) { return o.svc.RollbackFailover(ctx, in.Group) })
 	register(o, a, op(http.MethodGet, "/failovers", "list-failovers", "VMs that run from points"),
 		func(ctx context.Context, _ *empty) (Failovers, error) { return o.svc.ListFailovers(ctx) })
 	registerNoBody(o, a, op(http.MethodDelete, "/failovers/{id}", "stop-failover", "End the VMs of a failover test and discard what they have written"),

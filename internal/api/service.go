@@ -71,8 +71,15 @@ type Recovery interface {
 type FailoverService interface {
 	// TestFailover's task has a Failover as its result; when it fails nothing is left of it.
 	TestFailover(ctx context.Context, group string, req FailoverRequest) (Task, error)
+	// StartFailover's task has a Failover as its result; when it fails all is as it was.
+	StartFailover(ctx context.Context, group string, req FailoverStart) (Task, error)
+	// CommitFailover has decided, durably, when it returns; its task follows the volumes
+	// to where they stay, and has the Failover as its result.
+	CommitFailover(ctx context.Context, group string) (Task, error)
+	// RollbackFailover's task ends when the group is as it was before.
+	RollbackFailover(ctx context.Context, group string) (Task, error)
 	ListFailovers(ctx context.Context) (Failovers, error)
-	// StopFailover ends the VMs, and discards what they have written.
+	// StopFailover ends the VMs of a test, and discards what they have written.
 	StopFailover(ctx context.Context, id string) error
 }
 

@@ -24,6 +24,8 @@ const (
 	IntentProtect Intent = "protect"
 	IntentPause   Intent = "pause"
 	IntentStop    Intent = "stop"
+	// IntentFailover: its VMs run from a point, and nothing is taken from where they were.
+	IntentFailover Intent = "failover"
 )
 
 // Group is a consistency group of a hub. Its folder in the
@@ -33,6 +35,7 @@ type Group struct {
 	Name    string          `json:"name"` // unique in the catalog
 	Hub     string          `json:"hub"`  // whose data it is in
 	Intent  Intent          `json:"intent"`
+	Prior   Intent          `json:"prior,omitempty"` // before a failover
 	History time.Duration   `json:"history_ns"`
 	Volumes []Volume        `json:"volumes"`
 	Created time.Time       `json:"created"`

@@ -1,16 +1,19 @@
-// Package failover starts a group's VMs from a point and takes them away again. What it has begun stands in a file before it is begun, so that one that was killed in between is
-// undone, and VMs that run are found again.
+// Package failover starts a group's VMs from a point: for a test, and then takes them away again; or in earnest, until somebody takes that back or keeps it. What it has begun stands
+// in a file before it is begun, so that one that was killed in between is undone or finished, and VMs that run are found again.
+//
+//	                    Stop ┌────────── stopping ──▶ nothing
+//	                         │              ▲ Stop (rollback)
+//	Start ──▶ starting ──▶ running ─────────┤
+//	                                        ▼ Commit, or its timer
+//	                                    committing ──▶ committed
 package failover
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -21,34 +24,74 @@ import (
 
 // Errors callers branch on.
 var (
-	// ErrNotFound: there is no such test.
-	ErrNotFound = errors.New("no such failover test")
+	// ErrNotFound: there is no such test or failover.
+	ErrNotFound = errors.New("no such failover")
 	// ErrBusy: it is being started or stopped.
-	ErrBusy = errors.New("the failover test is being started or stopped")
+	ErrBusy = errors.New("the failover is being started or stopped")
+	// ErrExists: the group has failed over already.
+	ErrExists = errors.New("the group has failed over already")
 	// ErrMemory: the VMs do not fit beside what runs here.
 	ErrMemory = errors.New("not enough memory")
+	// ErrCommitted: it cannot be taken back any more.
+	ErrCommitted = errors.New("the failover has been committed")
+	// ErrEnded: a VM does not run, so that its volumes cannot be moved under it.
+	ErrEnded = errors.New("the VM does not run")
 )
 
-// Config of a Tests.
+// Config of a Failovers.
 type Config struct {
-	// Dir holds one folder per test, with the VMs' sockets: its path is short.
+	// Dir holds one folder per failover, with the VMs' sockets: its path is short.
 	Dir string
-	// Unmount ends the mount of a test; one that is gone is no error.
-	Unmount func(ctx context.Context, id string) error
-	Logger  *slog.Logger // required
+	// Actions are what is done outside of this room.
+	Actions
+	Logger *slog.Logger // required
 }
 
-// Spec of a test.
+// Actions are done to the group around its VMs. Each is called again after a kill, and does then what is left to do.
+type Actions interface {
+	// Unmount ends the mount of a failover; one that is gone is no error.
+	Unmount(ctx context.Context, id string) error
+	// Fence has the group take nothing from where its VMs were, and chooses the point. What it notes in the record is durable when save returns.
+	Fence(ctx context.Context, r *Record, save func() error, step func(string)) error
+	// Release takes Fence back.
+	Release(ctx context.Context, r *Record) error
+	// Adopt makes the VMs, whose volumes are here now, those of the group.
+	Adopt(ctx context.Context, r *Record) error
+}
+
+// Spec of a failover.
 type Spec struct {
+	Kind Kind
 	// ID is that of the mount to be.
 	ID    string
 	Group string
-	Seq   journal.Seq
-	Time  time.Time
-	// Mount makes the mount and returns the volumes' URIs by their names.
-	Mount func(ctx context.Context) (map[string]string, error)
+	// Seq and Time are the point's; Fence may choose another one.
+	Seq  journal.Seq
+	Time time.Time
+	// At is what was asked for.
+	At string
+	// Planned: the VMs are shut down first where they run, for at most Patience.
+	Planned  bool
+	Patience time.Duration
+	// CommitAfter is when a failover that runs is committed by itself; 0: never.
+	CommitAfter time.Duration
+	// Storage is the folder that the volumes move to with the commit.
+	Storage string
+	// Mount makes the mount of the record's point and returns the volumes' URIs by their names.
+	Mount func(ctx context.Context, r *Record) (map[string]string, error)
 	VMs   []VM
+	// Before and After are commands for this host, around the start of all VMs.
+	Before, After []string
 }
+
+// Kind is what it is for.
+type Kind string
+
+// The kinds.
+const (
+	Test     Kind = "test"
+	Failover Kind = "failover"
+)
 
 // VM is one to start.
 type VM struct {
@@ -60,202 +103,187 @@ type VM struct {
 	Memory int64
 	// Dir is where relative paths of the command line are from, if there is such a folder here.
 	Dir string
-	// Argv makes the command line, and tells what the VM has not got; runDir is the VM's folder.
-	Argv func(runDir string, volumes map[string]string) (argv, notes []string, err error)
+	// Volumes are those that it has of the group's.
+	Volumes []Volume
+	// Before and After are commands for this host, around its start.
+	Before, After []string
+	// Argv makes the command line, and tells what the VM has not got.
+	Argv func(Place) (argv, notes []string, err error)
 }
 
-// Phase is where a test is in its life.
+// Place is where a VM finds things.
+type Place struct {
+	Dir   string // the VM's folder: its QMP socket is "qmp" in it
+	Named string // path of a second QMP socket, for others; "": none
+	// Volumes are where those of the group are, by their names: NBD URIs, or Local, the paths of raw images here.
+	Volumes map[string]string
+	Local   bool
+}
+
+// Volume of a VM.
+type Volume struct {
+	Name string `json:"name"` // in the group
+	At   string `json:"at"`   // its node while it is served over NBD
+	On   string `json:"on"`   // its node when it has moved
+	Size int64  `json:"size"` // bytes
+	// File is what it moves to, Local whether it has.
+	File  string `json:"file,omitempty"`
+	Local bool   `json:"local,omitempty"`
+}
+
+// Phase is where a failover is in its life.
 type Phase string
 
-// The phases.
+// The phases. A test is never committed.
 const (
-	Starting Phase = "starting"
-	Running  Phase = "running"
-	Stopping Phase = "stopping"
+	Starting   Phase = "starting"
+	Running    Phase = "running"
+	Stopping   Phase = "stopping"
+	Committing Phase = "committing"
+	Committed  Phase = "committed"
 )
 
-// Record is what is kept of a test.
+// Record is what is kept of a failover.
 type Record struct {
-	ID      string      `json:"id"`
-	Group   string      `json:"group"`
-	Seq     journal.Seq `json:"seq"`
-	Time    time.Time   `json:"time"` // of the point
-	Phase   Phase       `json:"phase"`
-	Started time.Time   `json:"started"`
+	Kind    Kind          `json:"kind,omitempty"` // "": Test
+	ID      string        `json:"id"`
+	Group   string        `json:"group"`
+	At      string        `json:"at,omitempty"`
+	Seq     journal.Seq   `json:"seq"`
+	Time    time.Time     `json:"time"` // of the point
+	Planned bool          `json:"planned,omitempty"`
+	Wait    time.Duration `json:"wait_ns,omitempty"` // for guests that shut down
+	Phase   Phase         `json:"phase"`
+	Started time.Time     `json:"started"`
 	// RTO is how long it took until all VMs ran.
 	RTO time.Duration `json:"rto_ns"`
-	VMs []VMRecord    `json:"vms"`
+	// CommitAt is when it is committed by itself; zero: never.
+	CommitAt time.Time  `json:"commit_at,omitzero"`
+	VMs      []VMRecord `json:"vms"`
+	// Held are VMs that Fence has held or shut down where they run, Fenced whether it got as far as the group.
+	Held   []string `json:"held,omitempty"`
+	Fenced bool     `json:"fenced,omitempty"`
+	// Notes are for people.
+	Notes []string `json:"notes,omitempty"`
+
+	// Progress of the commit and what holds it up are not kept.
+	Done, Total int64  `json:"-"` // bytes
+	Problem     string `json:"-"`
 }
 
-// VMRecord is a VM of a test.
+// VMRecord is a VM of a failover.
 type VMRecord struct {
 	Name  string   `json:"name"`
-	Dir   string   `json:"dir"` // its folder: monitor ("qmp"), what QEMU said ("log")
+	Dir   string   `json:"dir"`             // its folder: monitor ("qmp"), what QEMU said ("log"), how it is started again ("start")
+	Named string   `json:"named,omitempty"` // a second monitor, for whoever protects it from now on
 	Notes []string `json:"notes,omitempty"`
 	// Started is how long after the beginning it ran; 0: not yet.
 	Started time.Duration `json:"started_ns"`
+	Volumes []Volume      `json:"volumes,omitempty"`
+}
+
+// QMP is the path of its monitor.
+func (v *VMRecord) QMP() string { return filepath.Join(v.Dir, "qmp") }
+
+// Alive tells whether it has a process.
+func (v *VMRecord) Alive() (bool, error) {
+	pids, err := processes(v.QMP())
+	return len(pids) > 0, err
 }
 
 var recordKind = sealed.Kind{Magic: "rephub-failover-test", Version: 1}
 
-// Tests are the failover tests of a hub.
-type Tests struct {
-	cfg Config
+// recordFile is where it is kept in the folder of a failover.
+const recordFile = "test"
 
-	mu    sync.Mutex
-	tests map[string]*test
+// Failovers are those of a hub.
+type Failovers struct {
+	cfg  Config
+	wake chan struct{} // there is something to commit
+
+	mu  sync.Mutex
+	all map[string]*one
 }
 
-type test struct {
-	busy   bool // guarded by Tests.mu, like the record
+// one failover.
+type one struct {
+	busy   bool // guarded by Failovers.mu, like the record
 	record Record
 }
 
-// New makes a manager; Restore finds the tests of an earlier run.
-func New(cfg Config) *Tests { return &Tests{cfg: cfg, tests: map[string]*test{}} }
-
-func (t *Tests) dir(id string) string { return filepath.Join(t.cfg.Dir, id) }
-
-func (t *Tests) save(r Record) error {
-	return recordKind.Write(vfs.OS(), filepath.Join(t.dir(r.ID), "test"), r)
+// New makes a manager; Restore finds what an earlier run has left, Run commits.
+func New(cfg Config) *Failovers {
+	return &Failovers{cfg: cfg, wake: make(chan struct{}, 1), all: map[string]*one{}}
 }
 
-// Restore finds what an earlier run has left: tests that run go on, one that was being started or stopped is removed.
-func (t *Tests) Restore(ctx context.Context) error {
-	names, err := filepath.Glob(filepath.Join(t.cfg.Dir, "*", "test"))
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, name := range names {
-		var r Record
-		err := recordKind.Read(vfs.OS(), name, &r)
-		if err == nil && r.ID != filepath.Base(filepath.Dir(name)) {
-			err = fmt.Errorf("read %s: it is of %s", name, r.ID)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("failover test: %w", err))
-			continue
-		}
-		t.tests[r.ID] = &test{record: r}
-		if r.Phase == Running {
-			continue
-		}
-		t.cfg.Logger.Warn("a failover test was interrupted, it is removed", "test", r.ID, "group", r.Group, "phase", r.Phase)
-		if err := t.Stop(ctx, r.ID); err != nil {
-			errs = append(errs, fmt.Errorf("remove failover test %s: %w", r.ID, err))
-		}
-	}
-	return errors.Join(errs...)
+// Dir is the folder of a failover.
+func (f *Failovers) Dir(id string) string { return f.dir(id) }
+
+func (f *Failovers) dir(id string) string { return filepath.Join(f.cfg.Dir, id) }
+
+func (f *Failovers) save(r Record) error {
+	return recordKind.Write(vfs.OS(), filepath.Join(f.dir(r.ID), recordFile), r)
 }
 
-// List are all tests, the oldest first.
-func (t *Tests) List() []Record {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// List are all, the oldest first.
+func (f *Failovers) List() []Record {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var all []Record
-	for _, one := range t.tests {
-		all = append(all, one.record)
+	for _, o := range f.all {
+		all = append(all, o.get())
 	}
 	slices.SortFunc(all, func(a, b Record) int { return a.Started.Compare(b.Started) })
 	return all
 }
 
-// Start starts the VMs and returns when all of them run. When that fails, or ctx ends before, nothing is left of the test.
-func (t *Tests) Start(ctx context.Context, s Spec, step func(string)) (Record, error) {
-	if err := fits(s.VMs); err != nil {
-		return Record{}, err
+// Get is one of them.
+func (f *Failovers) Get(id string) (Record, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o, ok := f.all[id]
+	if !ok {
+		return Record{}, ErrNotFound
 	}
-	r := Record{ID: s.ID, Group: s.Group, Seq: s.Seq, Time: s.Time, Phase: Starting, Started: time.Now().UTC()}
-	for i, v := range s.VMs {
-		r.VMs = append(r.VMs, VMRecord{Name: v.Name, Dir: filepath.Join(t.dir(s.ID), strconv.Itoa(i))})
-	}
-	if err := os.MkdirAll(t.dir(s.ID), 0o700); err != nil {
-		return r, err
-	}
-	if err := t.save(r); err != nil {
-		return r, errors.Join(err, os.RemoveAll(t.dir(s.ID)))
-	}
-	one := &test{record: r, busy: true}
-	t.mu.Lock()
-	t.tests[s.ID] = one
-	t.mu.Unlock()
-	err := t.bringUp(ctx, s, &r, step)
-	if err == nil {
-		r.Phase, r.RTO = Running, time.Since(r.Started)
-		err = t.save(r)
-	}
-	t.mu.Lock()
-	one.busy, one.record = false, r
-	t.mu.Unlock()
-	if err != nil {
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
-		defer cancel()
-		err = errors.Join(err, t.Stop(bounded, s.ID))
-	}
-	return r, err
+	return o.get(), nil
 }
 
-// undoPatience bounds taking away what was started.
-const undoPatience = 30 * time.Second
-
-func (t *Tests) bringUp(ctx context.Context, s Spec, r *Record, step func(string)) error {
-	step("mounting")
-	volumes, err := s.Mount(ctx)
-	if err != nil {
-		return err
+// get is a copy that nobody changes.
+func (o *one) get() Record {
+	r := o.record
+	r.VMs = slices.Clone(r.VMs)
+	for i := range r.VMs {
+		r.VMs[i].Volumes = slices.Clone(r.VMs[i].Volumes)
 	}
-	argvs := make([][]string, len(s.VMs))
-	for i, v := range s.VMs { // before any starts: what cannot be started at all is known now
-		if argvs[i], r.VMs[i].Notes, err = v.Argv(r.VMs[i].Dir, volumes); err != nil {
-			return fmt.Errorf("VM %s: %w", v.Name, err)
-		}
-	}
-	for _, wave := range waves(s.VMs) {
-		step("starting " + wave.names(s.VMs))
-		if err := t.startWave(ctx, s, r, argvs, wave); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r
 }
 
-// Stop kills the VMs of a test and removes all of it. It may be called again after an error.
-func (t *Tests) Stop(ctx context.Context, id string) error {
-	t.mu.Lock()
-	one, ok := t.tests[id]
+// put shows a record to others.
+func (f *Failovers) put(o *one, r Record) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o.record = r
+	o.record = o.get()
+}
+
+// take keeps others from a failover until release, if allowed agrees.
+func (f *Failovers) take(id string, allowed func(*Record) error) (o *one, r Record, release func(), err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o, ok := f.all[id]
 	switch {
 	case !ok:
-		t.mu.Unlock()
-		return ErrNotFound
-	case one.busy:
-		t.mu.Unlock()
-		return ErrBusy
+		return nil, r, nil, ErrNotFound
+	case o.busy:
+		return nil, r, nil, ErrBusy
 	}
-	one.busy, one.record.Phase = true, Stopping
-	r := one.record
-	t.mu.Unlock()
-	err := t.remove(ctx, r)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	one.busy = false
-	if err == nil {
-		delete(t.tests, id)
+	if err := allowed(&o.record); err != nil {
+		return nil, r, nil, err
 	}
-	return err
-}
-
-func (t *Tests) remove(ctx context.Context, r Record) error {
-	if err := t.save(r); err != nil {
-		return err
-	}
-	for _, v := range r.VMs {
-		if err := kill(ctx, v.Dir); err != nil {
-			return fmt.Errorf("end VM %s: %w", v.Name, err)
-		}
-	}
-	if err := t.cfg.Unmount(ctx, r.ID); err != nil {
-		return err
-	}
-	return os.RemoveAll(t.dir(r.ID))
+	o.busy = true
+	return o, o.get(), func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		o.busy = false
+	}, nil
 }

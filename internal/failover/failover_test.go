@@ -26,7 +26,8 @@ type site struct {
 
 	mu      sync.Mutex
 	mounts  map[string]bool
-	unmount error // what Unmount fails with
+	fail    map[string]error // what actions fail with
+	actions []string
 }
 
 func newSite(t *testing.T) *site {
@@ -34,11 +35,11 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, dir: dir, mounts: map[string]bool{}}
+	s := &site{t: t, dir: dir, mounts: map[string]bool{}, fail: map[string]error{}}
 	t.Cleanup(func() {
-		for _, r := range s.tests().List() {
+		for _, r := range s.open().List() {
 			for _, v := range r.VMs {
-				_ = kill(context.Background(), v.Dir)
+				_ = kill(context.Background(), v.QMP())
 			}
 		}
 		os.RemoveAll(dir)
@@ -46,31 +47,56 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// tests is a manager as a new process has it.
-func (s *site) tests() *Tests {
-	return New(Config{Dir: s.dir, Logger: slog.New(slog.DiscardHandler), Unmount: func(_ context.Context, id string) error {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.unmount == nil {
-			delete(s.mounts, id)
-		}
-		return s.unmount
-	}})
+// open is a manager as a new process has it.
+func (s *site) open() *Failovers {
+	return New(Config{Dir: s.dir, Logger: slog.New(slog.DiscardHandler), Actions: s})
 }
+
+// did notes an action, and fails if it is to.
+func (s *site) did(what string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.actions = append(s.actions, what)
+	return s.fail[what]
+}
+
+func (s *site) Unmount(_ context.Context, id string) error {
+	err := s.did("unmount")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		delete(s.mounts, id)
+	}
+	return err
+}
+
+func (s *site) Fence(_ context.Context, r *Record, save func() error, _ func(string)) error {
+	r.Held, r.Fenced, r.Seq = []string{"a"}, true, 9
+	return errors.Join(save(), s.did("fence"))
+}
+
+func (s *site) Release(_ context.Context, r *Record) error {
+	if len(r.Held) != 1 || !r.Fenced {
+		s.t.Errorf("released without what the fence noted: %+v", r)
+	}
+	return s.did("release")
+}
+
+func (s *site) Adopt(context.Context, *Record) error { return s.did("adopt") }
 
 // qemu is a VM without anything but its monitor, with some more arguments.
 func qemu(name string, order int, args ...string) VM {
-	return VM{Name: name, Order: order, Argv: func(runDir string, volumes map[string]string) ([]string, []string, error) {
-		if volumes["v"] != "uri" {
+	return VM{Name: name, Order: order, Argv: func(p Place) ([]string, []string, error) {
+		if p.Volumes["v"] != "uri" && !p.Local {
 			return nil, nil, errors.New("the volumes are not those of the mount")
 		}
-		argv := []string{"qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "unix:" + filepath.Join(runDir, "qmp") + ",server=on,wait=off"}
+		argv := []string{"qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "unix:" + filepath.Join(p.Dir, "qmp") + ",server=on,wait=off"}
 		return append(argv, args...), []string{"a note"}, nil
 	}}
 }
 
 func (s *site) spec(id string, vms ...VM) Spec {
-	return Spec{ID: id, Group: "shop", Seq: 7, Time: time.Unix(1000, 0).UTC(), VMs: vms, Mount: func(context.Context) (map[string]string, error) {
+	return Spec{Kind: Test, ID: id, Group: "shop", Seq: 7, Time: time.Unix(1000, 0).UTC(), VMs: vms, Mount: func(context.Context, *Record) (map[string]string, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.mounts[id] = true
@@ -79,7 +105,7 @@ func (s *site) spec(id string, vms ...VM) Spec {
 }
 
 // nothing is left of all tests.
-func (s *site) nothing(t *Tests) {
+func (s *site) nothing(t *Failovers) {
 	s.t.Helper()
 	left, _ := filepath.Glob(filepath.Join(s.dir, "*"))
 	if len(left) > 0 || len(s.mounts) > 0 || len(t.List()) > 0 {
@@ -98,7 +124,7 @@ func deadline(t *testing.T) context.Context {
 func alive(t *testing.T, r Record) (n int) {
 	t.Helper()
 	for _, v := range r.VMs {
-		ok, err := Alive(v.Dir)
+		ok, err := v.Alive()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,7 +138,7 @@ func alive(t *testing.T, r Record) (n int) {
 // VMs start by their order, run on when the process that started them has gone, and are ended by another one.
 func TestVMsOutliveWhoStartedThem(t *testing.T) {
 	s := newSite(t)
-	first := s.tests()
+	first := s.open()
 	var said []string
 	r, err := first.Start(deadline(t), s.spec("one", qemu("c", 3), qemu("a", 1), qemu("b", 1)), func(step string) { said = append(said, step) })
 	if err != nil {
@@ -124,7 +150,7 @@ func TestVMsOutliveWhoStartedThem(t *testing.T) {
 	if r.Phase != Running || r.RTO <= 0 || r.VMs[0].Started < r.VMs[1].Started || alive(t, r) != 3 || r.VMs[2].Notes[0] != "a note" {
 		t.Errorf("%+v", r)
 	}
-	second := s.tests()
+	second := s.open()
 	if err := second.Restore(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -152,14 +178,14 @@ func TestOneThatDoesNotStart(t *testing.T) {
 		"QEMU refuses":         {qemu("b", 2, "-device", "nonsense"), "VM b does not start: .*nonsense"},
 		"the guest is not run": {qemu("b", 2, "-S"), "VM b does not answer: .*it is prelaunch"},
 		"a monitor hangs":      {hangs("b"), "VM b does not answer"},
-		"no such program": {VM{Name: "b", Argv: func(string, map[string]string) ([]string, []string, error) {
+		"no such program": {VM{Name: "b", Argv: func(Place) ([]string, []string, error) {
 			return []string{"/opt/kvm-of-old"}, nil, nil
 		}}, "/opt/kvm-of-old, which is not on this host"},
-		"no command line": {VM{Name: "b", Argv: func(string, map[string]string) ([]string, []string, error) { return nil, nil, errors.New("unknown") }}, "VM b: unknown"},
+		"no command line": {VM{Name: "b", Argv: func(Place) ([]string, []string, error) { return nil, nil, errors.New("unknown") }}, "VM b: unknown"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
-			tests := s.tests()
+			tests := s.open()
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			_, err := tests.Start(ctx, s.spec("one", qemu("a", 1), c.vm), steps)
@@ -173,8 +199,8 @@ func TestOneThatDoesNotStart(t *testing.T) {
 
 // hangs is a VM whose monitor accepts and never answers.
 func hangs(name string) VM {
-	return VM{Name: name, Order: 2, Argv: func(runDir string, _ map[string]string) ([]string, []string, error) {
-		monitor := "unix:" + filepath.Join(runDir, "qmp") + ","
+	return VM{Name: name, Order: 2, Argv: func(p Place) ([]string, []string, error) {
+		monitor := "unix:" + filepath.Join(p.Dir, "qmp") + ","
 		return []string{"sh", "-c", "sleep 1000 & wait", monitor}, nil, nil
 	}}
 }
@@ -194,7 +220,7 @@ func matches(pattern, text string) bool {
 func TestInterrupted(t *testing.T) {
 	for _, phase := range []Phase{Starting, Stopping} {
 		s := newSite(t)
-		tests := s.tests()
+		tests := s.open()
 		r, err := tests.Start(deadline(t), s.spec("one", qemu("a", 1), qemu("b", 1)), steps)
 		if err != nil {
 			t.Fatal(err)
@@ -203,10 +229,10 @@ func TestInterrupted(t *testing.T) {
 		if err := tests.save(r); err != nil {
 			t.Fatal(err)
 		}
-		if err := kill(deadline(t), r.VMs[1].Dir); err != nil { // one had not started yet, or was ended already
+		if err := kill(deadline(t), r.VMs[1].QMP()); err != nil { // one had not started yet, or was ended already
 			t.Fatal(err)
 		}
-		next := s.tests()
+		next := s.open()
 		if err := next.Restore(deadline(t)); err != nil {
 			t.Fatal(err)
 		}
@@ -220,22 +246,23 @@ func TestInterrupted(t *testing.T) {
 // A mount that does not end now is tried again, by a stop or by the next process.
 func TestUnmountFails(t *testing.T) {
 	s := newSite(t)
-	tests := s.tests()
+	tests := s.open()
 	if _, err := tests.Start(deadline(t), s.spec("one", qemu("a", 1)), steps); err != nil {
 		t.Fatal(err)
 	}
-	s.unmount = errors.New("the disk hangs")
-	if err := tests.Stop(deadline(t), "one"); !errors.Is(err, s.unmount) {
+	hangs := errors.New("the disk hangs")
+	s.fail["unmount"] = hangs
+	if err := tests.Stop(deadline(t), "one"); !errors.Is(err, hangs) {
 		t.Fatalf("%v", err)
 	}
 	if l := tests.List(); len(l) != 1 || l[0].Phase != Stopping {
 		t.Fatalf("%+v", l)
 	}
-	next := s.tests()
-	if err := next.Restore(deadline(t)); !errors.Is(err, s.unmount) {
+	next := s.open()
+	if err := next.Restore(deadline(t)); !errors.Is(err, hangs) {
 		t.Errorf("%v", err)
 	}
-	s.unmount = nil
+	delete(s.fail, "unmount")
 	if err := next.Stop(deadline(t), "one"); err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +272,7 @@ func TestUnmountFails(t *testing.T) {
 // While a test is being started nobody else stops it; who asked for it can.
 func TestStopWhileItStarts(t *testing.T) {
 	s := newSite(t)
-	tests := s.tests()
+	tests := s.open()
 	slow := qemu("a", 1)
 	slow.Delay = time.Hour
 	ctx, cancel := context.WithCancel(deadline(t))
@@ -274,7 +301,7 @@ func TestStopWhileItStarts(t *testing.T) {
 // A damaged file is named, and keeps nobody else from being found.
 func TestDamagedRecord(t *testing.T) {
 	s := newSite(t)
-	tests := s.tests()
+	tests := s.open()
 	r, err := tests.Start(deadline(t), s.spec("one", qemu("a", 1)), steps)
 	if err != nil {
 		t.Fatal(err)
@@ -292,7 +319,7 @@ func TestDamagedRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	next := s.tests()
+	next := s.open()
 	err = next.Restore(deadline(t))
 	if err == nil || !strings.Contains(err.Error(), "bad/test") || !strings.Contains(err.Error(), "odd/test") {
 		t.Errorf("%v", err)
@@ -308,7 +335,7 @@ func TestDamagedRecord(t *testing.T) {
 // VMs that have no room are not begun with.
 func TestMemory(t *testing.T) {
 	s := newSite(t)
-	tests := s.tests()
+	tests := s.open()
 	half := qemu("a", 1)
 	half.Memory = 1 << 61
 	if _, err := tests.Start(deadline(t), s.spec("one", half, half), steps); !errors.Is(err, ErrMemory) {

@@ -25,14 +25,11 @@ const look = 10 * time.Millisecond
 const logTail = 2 << 10
 
 // start starts a QEMU in a session of its own, as it outlives this process, and returns when it runs its guest.
-func start(ctx context.Context, v VM, dir string, argv []string) error {
-	name := v.Name
+func start(ctx context.Context, v VM, r *VMRecord, argv []string) error {
+	name, dir := v.Name, r.Dir
 	exe, err := program(argv[0])
 	if err != nil {
 		return fmt.Errorf("VM %s: %w", name, err)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
 	}
 	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -56,7 +53,7 @@ func start(ctx context.Context, v VM, dir string, argv []string) error {
 	}()
 	var why error
 	for {
-		err := running(ctx, filepath.Join(dir, "qmp"))
+		err := running(ctx, r.QMP())
 		if err == nil {
 			return nil
 		}
@@ -124,16 +121,10 @@ func said(dir string) string {
 	return string(text)
 }
 
-// Alive tells whether the VM of a folder has a process.
-func Alive(dir string) (bool, error) {
-	pids, err := processes(dir)
-	return len(pids) > 0, err
-}
-
-// kill ends the processes of a VM's folder, whoever has started them, and returns when they are gone.
-func kill(ctx context.Context, dir string) error {
+// kill ends the processes that have a monitor, whoever has started them, and returns when they are gone.
+func kill(ctx context.Context, monitor string) error {
 	for {
-		pids, err := processes(dir)
+		pids, err := processes(monitor)
 		if err != nil || len(pids) == 0 {
 			return err
 		}
@@ -150,10 +141,10 @@ func kill(ctx context.Context, dir string) error {
 	}
 }
 
-// processes are those whose monitor is in the folder: its path is in their command line, and nobody else's, because it has the test's id. No process id is believed that was
+// processes are those that have the monitor: its path is in their command line, and nobody else's, because it has the failover's id. No process id is believed that was
 // written down: another process may have it by now.
-func processes(dir string) (pids []int, err error) {
-	monitor := "unix:" + strings.ReplaceAll(filepath.Join(dir, "qmp"), ",", ",,") + ","
+func processes(monitor string) (pids []int, err error) {
+	option := "unix:" + strings.ReplaceAll(monitor, ",", ",,") + ","
 	all, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -168,7 +159,7 @@ func processes(dir string) (pids []int, err error) {
 			return nil, err
 		}
 		for arg := range strings.SplitSeq(string(line), "\x00") {
-			if strings.HasPrefix(arg, monitor) {
+			if strings.HasPrefix(arg, option) {
 				pids = append(pids, pid)
 				break
 			}

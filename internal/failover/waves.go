@@ -37,19 +37,29 @@ func (w wave) names(vms []VM) string {
 }
 
 // startWave returns when all VMs of a wave run, and the longest of their delays is over.
-func (t *Tests) startWave(ctx context.Context, s Spec, r *Record, argvs [][]string, w wave) error {
+func startWave(ctx context.Context, s Spec, r *Record, argvs [][]string, w wave, step func(string)) error {
+	for _, i := range w {
+		if err := runAll(ctx, s, s.VMs[i].Name, s.VMs[i].Before, step); err != nil {
+			return err
+		}
+	}
 	starting, bounded := errgroup.WithContext(ctx)
 	var delay time.Duration
 	for _, i := range w {
 		delay = max(delay, s.VMs[i].Delay)
 		starting.Go(func() error {
-			err := start(bounded, s.VMs[i], r.VMs[i].Dir, argvs[i])
+			err := start(bounded, s.VMs[i], &r.VMs[i], argvs[i])
 			r.VMs[i].Started = time.Since(r.Started)
 			return err
 		})
 	}
 	if err := starting.Wait(); err != nil {
 		return err
+	}
+	for _, i := range w {
+		if err := runAll(ctx, s, s.VMs[i].Name, s.VMs[i].After, step); err != nil {
+			return err
+		}
 	}
 	if delay == 0 {
 		return nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/sync"
+	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
 
@@ -23,6 +24,7 @@ const (
 	CallAwait      = "group.await"   // Await → nothing, when it is so
 	CallFresh      = "group.fresh"   // ID → Fresh
 	CallGroups     = "group.list"    // nothing → Has
+	CallPower      = "vm.power"      // Power → Powered, of the VM that was protected only
 	CallForget     = "group.forget"  // Groups → nothing: take their taps away and forget them
 )
 
@@ -69,6 +71,18 @@ type Group struct {
 	Goal    protect.Goal     `json:"goal"`
 	VMs     []VM             `json:"vms"` // where they were found when the group was made
 	Volumes []protect.Volume `json:"volumes"`
+}
+
+// Power does something with a VM's guest; "" asks only.
+type Power struct {
+	VM VM             `json:"vm"`
+	Do vm.PowerAction `json:"do"`
+}
+
+// Powered is how it is then.
+type Powered struct {
+	State vm.RunState `json:"state"`
+	Gone  bool        `json:"gone"` // the VM has ended
 }
 
 // ID of a group.

@@ -50,3 +50,13 @@ func Define(ctx context.Context, name, qmp string, m vm.VM) (vm.Definition, erro
 	}
 	return d, nil
 }
+
+// DoPower does something with a VM's guest, unless that is nothing, and asks how it is then.
+func DoPower(ctx context.Context, m vm.VM, what vm.PowerAction) (vm.RunState, error) {
+	if what != "" {
+		if err := m.Power(ctx, what); err != nil || what == vm.PowerEnd {
+			return "", err
+		}
+	}
+	return m.RunState(ctx)
+}

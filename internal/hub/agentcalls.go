@@ -56,7 +56,7 @@ func (h *Hub) tellAgent(ctx context.Context, l *agentLink) error {
 			continue
 		}
 		if r := e.record(); r.Agent == l.ID {
-			err = l.Call(ctx, host.CallApply, wanted(r, goals[r.Intent]), nil)
+			err = l.Call(ctx, host.CallApply, wanted(r, r.goal()), nil)
 		}
 		release()
 		if err != nil {

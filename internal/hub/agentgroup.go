@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/host"
 	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/replica"
@@ -48,6 +49,7 @@ func newAgentGroup(d GroupDeps, store *replica.Store) *agentGroup {
 	g.mu.record = d.Record
 	g.keep(store, &d.Record)
 	g.intake = newIntake(store, d.Logger)
+	g.Obey(d.Record)
 	g.names = protect.NewNames(protect.LocalJournal{Log: store.Log()})
 	g.mu.stopped = make(chan struct{})
 	return g
@@ -128,6 +130,11 @@ func (g *agentGroup) Stop(ctx context.Context) error {
 	if away := (*agentAwayError)(nil); errors.As(err, &away) {
 		err = nil
 	}
+	g.endRun()
+	return err
+}
+
+func (g *agentGroup) endRun() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	select {
@@ -135,8 +142,17 @@ func (g *agentGroup) Stop(ctx context.Context) error {
 	default:
 		close(g.mu.stopped)
 	}
-	return err
 }
+
+// Leave implements Life. The agent is told by whoever calls it.
+func (g *agentGroup) Leave(context.Context) error {
+	g.intake.closed.Store(true)
+	g.endRun()
+	return nil
+}
+
+// Obey implements Life. While the group has failed over, the agent keeps what is not taken, and goes on with it when that is over.
+func (g *agentGroup) Obey(r groupRecord) { g.intake.closed.Store(r.Intent == catalog.IntentFailover) }
 
 // hear takes the agent's word on how the group is; now is its clock, ns since
 // 1970, trip how long its words need, there and back.

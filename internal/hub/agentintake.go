@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/rephub/rephub/internal/host"
@@ -23,7 +24,11 @@ type intake struct {
 	space  *protect.SpaceGuard
 	logger *slog.Logger
 	bases  map[journal.VolumeID]chan struct{} // each held by the one pipe that writes
+	closed atomic.Bool                        // the group has failed over
 }
+
+// errFailedOver is told to an agent; it keeps what it has.
+var errFailedOver = errors.New("the group has failed over to the hub's host")
 
 func newIntake(store *replica.Store, logger *slog.Logger) *intake {
 	in := &intake{Log: store.Log(), store: store, logger: logger, bases: map[journal.VolumeID]chan struct{}{}}
@@ -36,6 +41,9 @@ func newIntake(store *replica.Store, logger *slog.Logger) *intake {
 
 // Append implements relay.Journal.
 func (in *intake) Append(b journal.Batch) error {
+	if in.closed.Load() {
+		return errFailedOver
+	}
 	if err := in.space.Check(); err != nil {
 		return err
 	}
@@ -155,7 +163,7 @@ func (e baseExport) Open(ctx context.Context, name string, _ nbd.ConnInfo) (nbd.
 
 func (e baseExport) writable() error {
 	tl := e.in.Log.Timeline()
-	if protect.HasPoint(&tl, e.vol) {
+	if e.in.closed.Load() || protect.HasPoint(&tl, e.vol) {
 		return nbd.ErrNotPermitted
 	}
 	if e.in.space.Check() != nil {

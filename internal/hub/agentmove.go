@@ -32,7 +32,7 @@ func (h *Hub) followVMs(ctx context.Context) {
 		}
 		var lost []*entry
 		for _, e := range h.entries() {
-			if g, ok := e.group.(*agentGroup); ok && e.record().Intent == catalog.IntentProtect && g.mayHaveMoved() {
+			if g, ok := e.current().(*agentGroup); ok && e.record().Intent == catalog.IntentProtect && g.mayHaveMoved() {
 				lost = append(lost, e)
 			}
 		}
@@ -83,7 +83,7 @@ func (h *Hub) follow(ctx context.Context, e *entry, found []catalog.VM) error {
 
 // allThere says that an old agent that is connected has nothing to send any more.
 func (h *Hub) allThere(e *entry) bool {
-	g := e.group.(*agentGroup)
+	g := e.current().(*agentGroup)
 	s, _, fresh := g.heard()
 	return !fresh || s.Last <= g.store.Log().Appended()
 }
@@ -135,11 +135,11 @@ func (h *Hub) move(ctx context.Context, e *entry, to *agentLink, vms []catalog.V
 		return err
 	}
 	e.moved(r.Agent, r.VMs)
-	e.group.(*agentGroup).moved(r)
+	e.current().(*agentGroup).moved(r)
 	e.logger.Info("the group's VMs run on another host, it follows them", "from", h.agents.name(ctx, from), "to", to.Name)
 	if _, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { g.Agent = r.Agent; return nil }); err != nil {
 		e.logger.Warn("tell the catalog that a group is on another host", "err", err)
 	}
 	h.left(ctx, from, r)
-	return host.Unwrap(to.Call(ctx, host.CallApply, wanted(r, goals[r.Intent]), nil))
+	return host.Unwrap(to.Call(ctx, host.CallApply, wanted(r, r.goal()), nil))
 }

@@ -17,8 +17,7 @@ import (
 type entry struct {
 	dir     string
 	logger  *slog.Logger
-	group   Group       // nil when it could not be opened
-	openErr error       // why
+	openErr error       // why there is no group
 	plan    *plan.Store // nil when it could not be read
 	planErr error       // why
 
@@ -32,6 +31,7 @@ type entry struct {
 	mu struct {
 		sync.Mutex
 		record  groupRecord
+		group   Group   // nil when it could not be opened
 		runErr  error   // why Run ended by itself
 		cut     cutting // of the history, the last one
 		users   int     // mounts and exports that are being made
@@ -51,6 +51,25 @@ func (e *entry) record() groupRecord {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.mu.record
+}
+
+// current is the group, nil when it could not be opened. Who protects it may change, its files are the same all the while.
+func (e *entry) current() Group {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.mu.group
+}
+
+func (e *entry) setGroup(g Group) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.group = g
+}
+
+func (e *entry) setRecord(r groupRecord) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.record = r
 }
 
 func (e *entry) setIntent(i catalog.Intent) {
@@ -79,12 +98,12 @@ func (e *entry) hold(ctx context.Context) (release func(), err error) {
 // start runs the group and its retention until stop. Mounts of a group hold
 // its files open, so it is opened once and may run several times.
 func (e *entry) start(ctx context.Context, retainEvery time.Duration) {
-	if e.group == nil {
+	if e.current() == nil {
 		return
 	}
 	e.ctx, e.stop = context.WithCancel(ctx)
 	e.running.Go(func() { e.retain(e.ctx, retainEvery) })
-	if e.record().Intent != catalog.IntentStop {
+	if r := e.record(); r.lives() {
 		e.live()
 	}
 }
@@ -95,8 +114,9 @@ func (e *entry) live() {
 	e.ended = ended
 	e.running.Go(func() {
 		defer close(ended)
-		err := e.group.Run(e.ctx)
-		if e.ctx.Err() == nil && e.record().Intent != catalog.IntentStop {
+		err := e.current().Run(e.ctx)
+		// Of a group that has failed over, others go on with the files.
+		if i := e.record().Intent; e.ctx.Err() == nil && (i == catalog.IntentProtect || i == catalog.IntentPause) {
 			e.logger.Error("protection ended by itself", "err", err)
 			e.setRunErr(fmt.Errorf("protection ended by itself: %w", err))
 		}
@@ -112,7 +132,7 @@ func (e *entry) again() error {
 			return e.ctx.Err()
 		}
 	}
-	if err := e.group.Again(); err != nil {
+	if err := e.current().Again(); err != nil {
 		return err
 	}
 	e.setRunErr(nil)
@@ -144,7 +164,7 @@ func (e *entry) retain(ctx context.Context, every time.Duration) {
 			e.setCut(cutting{})
 			continue
 		}
-		held, err := e.group.Retain(ctx, now, r.History)
+		held, err := e.current().Retain(ctx, now, r.History)
 		e.setCut(cutting{held, err})
 		text := ""
 		if err != nil && ctx.Err() == nil {
@@ -178,7 +198,7 @@ func ages(r groupRecord, began time.Time, passed time.Duration, now time.Time) (
 	if steady := began.Add(passed); steady.Before(now) {
 		now = steady
 	}
-	return now, r.Intent != catalog.IntentStop
+	return now, r.Intent != catalog.IntentStop && r.Intent != catalog.IntentFailover
 }
 
 // close ends the group and gives its files back; taps stay.
@@ -188,16 +208,16 @@ func (e *entry) close() error {
 	if e.plan != nil {
 		e.plan.Close()
 	}
-	if e.group == nil {
+	if e.current() == nil {
 		return nil
 	}
-	return e.group.Close()
+	return e.current().Close()
 }
 
 // usable is the group, or why there is none.
 func (e *entry) usable() (Group, error) {
-	if e.group != nil {
-		return e.group, nil
+	if g := e.current(); g != nil {
+		return g, nil
 	}
 	return nil, api.Errorf(api.CodeUnavailable, "group %s could not be opened: %v", e.record().Name, e.openErr).
 		WithHint("see rephub journal check %s", e.dir)
@@ -240,15 +260,22 @@ func (e *entry) unseal() {
 func (e *entry) status() api.GroupStatus {
 	r := e.record()
 	var st api.GroupStatus
-	if e.group != nil {
-		st = e.group.Status()
+	if e.current() != nil {
+		st = e.current().Status()
 	} else {
 		st = unopened(r, e.openErr, e.dir)
 	}
-	if e.group != nil && r.Intent == catalog.IntentStop && st.State == api.StateDegraded {
+	if e.current() != nil && r.Intent == catalog.IntentStop && st.State == api.StateDegraded {
 		st.State, st.Reason, st.Hint = api.StateStopped, "protection was ended, its history is kept", ""
 		for i := range st.Volumes {
 			st.Volumes[i].State = api.StateStopped
+		}
+	}
+	if r.Intent == catalog.IntentFailover {
+		st.State = api.StateFailedOver
+		st.Reason, st.Hint = "its VMs run from a point on the hub's host, and what comes from where they were is not taken", "rephub failover list shows them; rephub failover commit "+r.Name+" keeps them, rephub failover rollback "+r.Name+" takes them back"
+		for i := range st.Volumes {
+			st.Volumes[i].State = api.StateFailedOver
 		}
 	}
 	e.mu.Lock()

@@ -1,50 +1,91 @@
 package hub
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
+	"path/filepath"
+	"time"
 
 	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/failover"
-	"github.com/rephub/rephub/internal/plan"
 	"github.com/rephub/rephub/internal/recovery"
-	"github.com/rephub/rephub/internal/vm"
-	"github.com/rephub/rephub/internal/vm/qemu/cmdline"
 )
 
-// newFailovers makes the tests; their VMs run on this machine.
-func (h *Hub) newFailovers() *failover.Tests {
-	return failover.New(failover.Config{
-		Dir: h.data.join("run"), Logger: h.cfg.Logger,
-		Unmount: func(ctx context.Context, id string) error {
-			err := h.mounts.Unmount(ctx, id, true)
-			if errors.Is(err, recovery.ErrNotFound) {
-				err = nil
-			}
-			return recoveryError(err)
-		},
-	})
+// newFailovers makes the failovers; their VMs run on this machine.
+func (h *Hub) newFailovers() *failover.Failovers {
+	return failover.New(failover.Config{Dir: h.data.join("run"), Logger: h.cfg.Logger, Actions: fencing{h}})
 }
 
 // TestFailover implements api.Service. What cannot be done is told before the task is made.
 func (h *Hub) TestFailover(_ context.Context, group string, req api.FailoverRequest) (api.Task, error) {
+	return h.startVMs("failover-test", group, failover.Spec{Kind: failover.Test, At: req.At}, "nothing is left of the test")
+}
+
+// defaultPatience is how long guests have to shut down in a planned failover.
+const defaultPatience = 2 * time.Minute
+
+// StartFailover implements api.Service.
+func (h *Hub) StartFailover(_ context.Context, group string, req api.FailoverStart) (api.Task, error) {
+	s := failover.Spec{
+		Kind: failover.Failover, At: req.At, Planned: req.Planned, Patience: defaultPatience,
+		CommitAfter: seconds(req.CommitAfterSeconds), Storage: req.Storage,
+	}
+	if req.ShutdownTimeoutSeconds > 0 {
+		s.Patience = seconds(req.ShutdownTimeoutSeconds)
+	}
+	if s.Storage == "" {
+		s.Storage = h.data.join("recovered")
+	}
+	if !filepath.IsAbs(s.Storage) {
+		return api.Task{}, api.Errorf(api.CodeInvalid, "the directory %q is not absolute", req.Storage)
+	}
+	if req.Planned && !latest(req.At) {
+		return api.Task{}, api.Errorf(api.CodeInvalid, "a planned failover is to the newest point, and to no other: not one write is to be lost").
+			WithHint("leave --at out; without --planned the VMs are held where they run, not shut down")
+	}
+	e, err := h.find(group)
+	if err != nil {
+		return api.Task{}, err
+	}
+	if r := e.record(); r.Intent == catalog.IntentFailover {
+		return api.Task{}, failedOver(group)
+	}
+	if st := e.status(); req.Planned && st.State != api.StateProtected {
+		return api.Task{}, api.Errorf(api.CodeConflict, "group %s is %s, so a planned failover could lose writes: %s", group, st.State, st.Reason).
+			WithHint("wait until rephub status %s says protected; without --planned it fails over to the newest point that there is", group)
+	}
+	return h.startVMs("failover", group, s, "the failover is undone")
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// latest says whether a POINT is the newest one, whichever that is by then.
+func latest(at string) bool { return at == "" || at == "latest" }
+
+func failedOver(group string) error {
+	return api.Errorf(api.CodeConflict, "group %s has failed over already", group).
+		WithHint("rephub failover list shows it; rephub failover commit %s keeps it, rephub failover rollback %s takes it back", group, group)
+}
+
+// startVMs is a task that starts a group's VMs from a point.
+func (h *Hub) startVMs(task, group string, s failover.Spec, undone string) (api.Task, error) {
 	e, err := h.findPlan(group)
 	if err != nil {
 		return api.Task{}, err
 	}
-	vms, err := e.testVMs()
+	vms, settings, err := e.plannedVMs(s.Kind)
 	if err != nil {
 		return api.Task{}, err
 	}
-	g, point, leave, err := h.use(group, req.At)
+	g, point, leave, err := h.use(group, s.At)
 	if err != nil {
 		return api.Task{}, err
 	}
-	spec := failover.Spec{ID: recovery.NewID(), Group: group, Seq: point.Seq, Time: point.Time, VMs: vms}
-	spec.Mount = func(ctx context.Context) (map[string]string, error) {
-		m, err := h.mounts.MountAs(ctx, spec.ID, g, point, true)
+	s.ID, s.Group, s.Seq, s.Time, s.VMs = recovery.NewID(), group, point.Seq, point.Time, vms
+	s.Before, s.After = settings.Before, settings.After
+	s.Mount = func(ctx context.Context, r *failover.Record) (map[string]string, error) {
+		m, err := h.mounts.MountAs(ctx, r.ID, g, recovery.Point{Seq: r.Seq, Time: r.Time}, true)
 		if err != nil {
 			return nil, recoveryError(err)
 		}
@@ -54,12 +95,12 @@ func (h *Hub) TestFailover(_ context.Context, group string, req api.FailoverRequ
 		}
 		return uris, nil
 	}
-	t, err := h.tasks.start("failover-test", group, func(ctx context.Context, progress func(api.Progress)) (any, error) {
+	t, err := h.tasks.start(task, group, func(ctx context.Context, progress func(api.Progress)) (any, error) {
 		defer leave()
 		h.beside() // from now on VMs run on this machine
-		r, err := h.failovers.Start(ctx, spec, func(step string) { progress(api.Progress{Step: step}) })
+		r, err := h.failovers.Start(ctx, s, func(step string) { progress(api.Progress{Step: step}) })
 		if err != nil {
-			return nil, failoverError(group, err)
+			return nil, failoverError(group, undone, err)
 		}
 		return failoverOf(r), nil
 	})
@@ -70,109 +111,115 @@ func (h *Hub) TestFailover(_ context.Context, group string, req api.FailoverRequ
 }
 
 // failoverError leaves what has a code as it is. What else goes wrong is for people to mend on this host or in the plan.
-func failoverError(group string, err error) error {
+func failoverError(group, undone string, err error) error {
 	var known *api.Error
-	if errors.As(err, &known) || errors.Is(err, context.Canceled) {
+	switch {
+	case errors.As(err, &known), errors.Is(err, context.Canceled):
 		return err
+	case errors.Is(err, failover.ErrExists):
+		return failedOver(group)
+	case errors.Is(err, failover.ErrMemory):
+		return api.Errorf(api.CodeConflict, "%v", err).WithHint("stop tests (rephub failover list), or give the VMs less: memory in rephub plan edit %s", group)
 	}
-	if errors.Is(err, failover.ErrMemory) {
-		return api.Errorf(api.CodeConflict, "%v", err).WithHint("stop other tests (rephub failover list), or give the VMs less: memory in rephub plan edit %s", group)
-	}
-	return api.Errorf(api.CodeConflict, "%v", err).WithHint("nothing is left of the test; rephub plan show %s tells what the VMs were, rephub plan edit %s changes how they are started", group, group)
+	return api.Errorf(api.CodeConflict, "%v", err).WithHint("%s; rephub plan show %s tells what the VMs were, rephub plan edit %s changes how they are started", undone, group, group)
 }
 
-// testVMs are the group's VMs, as its plan has them for a test.
-func (e *entry) testVMs() ([]failover.VM, error) {
-	p, r := e.plan.Plan(), e.record()
-	s, err := p.Settings()
-	for _, wrong := range plan.Errors(err) {
-		if !wrong.Gone {
-			return nil, api.Errorf(api.CodeConflict, "the recovery plan: %v", wrong).WithHint("rephub plan edit %s", r.Name)
+// failoverOfGroup is the one that a group is in, or else the last one that was committed.
+func (h *Hub) failoverOfGroup(group string) (r failover.Record, err error) {
+	if _, err := h.find(group); err != nil {
+		return r, err
+	}
+	found := false
+	for _, one := range h.failovers.List() {
+		if one.Kind == failover.Failover && one.Group == group {
+			r, found = one, true
 		}
 	}
-	var vms []failover.VM
-	for _, record := range r.VMs {
-		c, ok := p.VMs[record.Name]
-		switch {
-		case !ok:
-			return nil, api.Errorf(api.CodeConflict, "nothing is known of VM %s: it could not be asked since it is protected", record.Name).
-				WithHint("rephub plan show %s says why; it is asked again every minute", r.Name)
-		case c.Domain != "":
-			return nil, api.Errorf(api.CodeConflict, "VM %s is a libvirt domain, and only VMs that plain QEMU runs can be started so far", record.Name).
-				WithHint("rephub mount %s --writable serves its disks for a domain of your own", r.Name)
-		}
-		set := s.VMs[record.Name]
-		vms = append(vms, failover.VM{
-			Name: record.Name, Order: set.Order, Delay: set.Delay, Dir: c.Dir, Memory: cmp.Or(set.Memory, c.Memory),
-			Argv: func(runDir string, uris map[string]string) ([]string, []string, error) {
-				disks, err := disksOf(&r, record.Name, c.Definition, uris)
-				if err != nil {
-					return nil, nil, err
-				}
-				return testArgv(record.Name, runDir, c.Definition, set, s.Networks, disks)
-			},
-		})
+	if !found {
+		return r, api.Errorf(api.CodeConflict, "group %s has not failed over", group).WithHint("rephub failover start %s does that; rephub failover list shows tests, too", group)
 	}
-	return vms, nil
+	return r, nil
 }
 
-// disksOf are the disks of a VM that the group has, where they are in a mount. Others are left out; Recover tells.
-func disksOf(r *groupRecord, vmName string, d vm.Definition, uris map[string]string) (disks []cmdline.Disk, err error) {
-	var missing []string
-	for _, disk := range d.Disks {
-		v, ok := r.volume(vmName, disk.Name)
-		if !ok {
-			continue
-		}
-		uri, ok := uris[v.Name]
-		if !ok {
-			missing = append(missing, v.Name)
-			continue
-		}
-		disks = append(disks, cmdline.Disk{Name: v.Name, Node: disk.Node, File: disk.File, URI: uri})
-	}
-	if len(missing) > 0 {
-		return nil, fmt.Errorf("the point does not have its volumes %s", missing)
-	}
-	return disks, nil
-}
-
-// testArgv is the command line of a VM in a test.
-func testArgv(name, runDir string, d vm.Definition, set plan.VM, networks map[string]plan.Network, disks []cmdline.Disk) ([]string, []string, error) {
-	line, err := cmdline.Parse(d.Argv)
+// CommitFailover implements api.Service. It has been decided when the task is there; the task follows the volumes.
+func (h *Hub) CommitFailover(_ context.Context, group string) (api.Task, error) {
+	r, err := h.failoverOfGroup(group)
 	if err != nil {
-		return nil, nil, err
+		return api.Task{}, err
 	}
-	var wrong error
-	rec := cmdline.Recovery{Name: name + "-test", RunDir: runDir, Disks: disks, CPUs: set.CPUs, Memory: set.Memory, Network: func(n cmdline.NIC) string {
-		backend, err := backendOf(networks[plan.NetworkOf(vm.NIC(n))].Test)
-		wrong = errors.Join(wrong, err)
-		return backend
-	}}
-	out, notes, err := line.Recover(rec)
-	if err = errors.Join(err, wrong); err != nil {
-		return nil, nil, err
+	if r.Phase == failover.Committed {
+		return api.Task{}, api.Errorf(api.CodeConflict, "the failover of group %s is committed already", group).WithHint("rephub status %s shows how it is protected now", group)
 	}
-	var texts []string
-	for _, n := range notes {
-		texts = append(texts, string(n))
+	switch err := h.failovers.Commit(r.ID); {
+	case errors.Is(err, failover.ErrEnded):
+		return api.Task{}, api.Errorf(api.CodeConflict, "%v", err).
+			WithHint("start it again with %s, or take the failover back with rephub failover rollback %s", filepath.Join(h.failovers.Dir(r.ID), "N", "start"), group)
+	case err != nil:
+		return api.Task{}, busyFailover(r.ID, err)
 	}
-	return out.Argv(), texts, nil
+	return h.tasks.start("failover-commit", group, func(ctx context.Context, progress func(api.Progress)) (any, error) {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			now, err := h.failovers.Get(r.ID)
+			if err != nil || now.Phase == failover.Committed {
+				return failoverOf(now), err
+			}
+			p := api.Progress{Step: "moving the volumes to this host", DoneBytes: now.Done, TotalBytes: now.Total}
+			if now.Problem != "" {
+				p.Step = now.Problem
+			}
+			progress(p)
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+	})
 }
 
-// backendOf is a target for QEMU.
-func backendOf(t plan.Target) (string, error) {
-	switch t.Kind {
-	case "":
-		return "", nil
-	case plan.SameKind:
-		return cmdline.Same, nil
-	case "bridge":
-		return "bridge,br=" + t.Name, nil
-	case "tap":
-		return "tap,script=no,downscript=no,ifname=" + t.Name, nil
+// RollbackFailover implements api.Service.
+func (h *Hub) RollbackFailover(_ context.Context, group string) (api.Task, error) {
+	r, err := h.failoverOfGroup(group)
+	if err != nil {
+		return api.Task{}, err
 	}
-	return "", fmt.Errorf("a VM that plain QEMU runs cannot be connected to the %s: networks are libvirt's", t)
+	if r.Phase == failover.Committing || r.Phase == failover.Committed {
+		return api.Task{}, committed(group)
+	}
+	return h.tasks.start("failover-rollback", group, func(ctx context.Context, progress func(api.Progress)) (any, error) {
+		progress(api.Progress{Step: "ending the VMs"})
+		if err := h.failovers.Stop(ctx, r.ID); err != nil {
+			return nil, busyFailover(r.ID, err)
+		}
+		e, err := h.find(group)
+		if err != nil || e.record().Intent != catalog.IntentProtect {
+			return nil, err
+		}
+		if err := h.attached(ctx, e); err != nil { // it is tried again and again
+			return nil, api.Errorf(api.CodeUnavailable, "the failover is taken back; %v", err).WithHint("rephub status %s shows how it goes on", group)
+		}
+		return nil, nil
+	})
+}
+
+func committed(group string) error {
+	return api.Errorf(api.CodeConflict, "the failover of group %s is committed, and cannot be taken back", group).
+		WithHint("to bring its VMs home, protect them towards the old site and fail over there")
+}
+
+// busyFailover says to clients what the errors of the room below mean.
+func busyFailover(id string, err error) error {
+	switch {
+	case errors.Is(err, failover.ErrNotFound):
+		return api.Errorf(api.CodeNotFound, "%v: %s", err, id).WithHint("rephub failover list shows them")
+	case errors.Is(err, failover.ErrBusy):
+		return api.Errorf(api.CodeConflict, "%v", err).WithHint("try again in a moment, or cancel its task: rephub task list")
+	case errors.Is(err, failover.ErrCommitted):
+		return api.Errorf(api.CodeConflict, "%v", err)
+	}
+	return err
 }
 
 // ListFailovers implements api.Service.
@@ -186,23 +233,35 @@ func (h *Hub) ListFailovers(context.Context) (api.Failovers, error) {
 
 // StopFailover implements api.Service.
 func (h *Hub) StopFailover(ctx context.Context, id string) error {
-	err := h.failovers.Stop(ctx, id)
-	switch {
-	case errors.Is(err, failover.ErrNotFound):
-		return api.Errorf(api.CodeNotFound, "%v: %s", err, id).WithHint("rephub failover list shows them")
-	case errors.Is(err, failover.ErrBusy):
-		return api.Errorf(api.CodeConflict, "%v", err).WithHint("try again in a moment, or cancel its task: rephub task list")
+	r, err := h.failovers.Get(id)
+	if err == nil && r.Kind != failover.Test {
+		return api.Errorf(api.CodeConflict, "%s is no test", id).WithHint("rephub failover rollback %s takes it back, rephub failover commit %s keeps it", r.Group, r.Group)
 	}
-	return err
+	if err == nil {
+		err = h.failovers.Stop(ctx, id)
+	}
+	return busyFailover(id, err)
 }
 
 func failoverOf(r failover.Record) api.Failover {
-	out := api.Failover{ID: r.ID, Group: r.Group, Kind: "test", State: string(r.Phase), Seq: uint64(r.Seq), Time: r.Time, Started: r.Started, RTOSeconds: r.RTO.Seconds(), VMs: []api.FailoverVM{}}
+	out := api.Failover{
+		ID: r.ID, Group: r.Group, Kind: string(r.Kind), State: string(r.Phase), Seq: uint64(r.Seq), Time: r.Time, Started: r.Started, RTOSeconds: r.RTO.Seconds(),
+		Planned: r.Planned, Notes: r.Notes, Problem: r.Problem, MovedBytes: r.Done, TotalBytes: r.Total, VMs: []api.FailoverVM{},
+	}
+	if !r.CommitAt.IsZero() && r.Phase == failover.Running {
+		out.CommitAt = &r.CommitAt
+	}
 	some := false
 	for _, v := range r.VMs {
-		alive, err := failover.Alive(v.Dir)
+		alive, err := v.Alive()
 		some = some || alive || err != nil
-		out.VMs = append(out.VMs, api.FailoverVM{Name: v.Name, Running: alive, StartedSeconds: v.Started.Seconds(), QMP: v.Dir + "/qmp", Log: v.Dir + "/log", Notes: v.Notes})
+		one := api.FailoverVM{Name: v.Name, Running: alive, StartedSeconds: v.Started.Seconds(), QMP: v.QMP(), NamedQMP: v.Named, Log: v.Dir + "/log", Notes: v.Notes}
+		for _, vol := range v.Volumes {
+			if vol.Local {
+				one.Files = append(one.Files, vol.File)
+			}
+		}
+		out.VMs = append(out.VMs, one)
 	}
 	if !some && r.Phase == failover.Running {
 		out.State = "ended"

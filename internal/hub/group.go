@@ -9,6 +9,7 @@ import (
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/keeper"
+	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/recovery"
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
@@ -26,6 +27,8 @@ type Group interface {
 	// Retain cuts the history to its promised length; held is the point that
 	// forbids to cut it so far, 0 without one.
 	Retain(ctx context.Context, now time.Time, history time.Duration) (held journal.Seq, err error)
+	// Rebind is a group on the same files, whose VMs are those of d from now on. The old one is used no more, after Run has returned, but by the mounts that have it.
+	Rebind(d GroupDeps) (Group, error)
 	// Close gives the files back, after Run has returned.
 	Close() error
 }
@@ -41,6 +44,10 @@ type Life interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	Stop(ctx context.Context) error
+	// Leave ends Run where its VMs are left to somebody else: nothing more is taken from them.
+	Leave(ctx context.Context) error
+	// Obey begins to do what the record says by now, and waits for nobody.
+	Obey(r groupRecord)
 	// Again makes a stopped group ready for another Run.
 	Again() error
 }
@@ -84,6 +91,22 @@ type OpenGroup func(ctx context.Context, deps GroupDeps) (Group, error)
 type groupRecord struct {
 	catalog.Group
 	VMs []catalog.VM `json:"vms"`
+}
+
+// goal is what whoever protects the group is to do. While its VMs have failed over, an agent goes on as before: it keeps what they may still write there.
+func (r *groupRecord) goal() protect.Goal {
+	switch {
+	case r.Intent != catalog.IntentFailover:
+		return goals[r.Intent]
+	case r.Agent == "":
+		return protect.GoalPause
+	}
+	return goals[r.Prior]
+}
+
+// lives says whether there is anything to do for the group.
+func (r *groupRecord) lives() bool {
+	return r.Intent != catalog.IntentStop && (r.Intent != catalog.IntentFailover || r.Prior != catalog.IntentStop)
 }
 
 // knows says whether the record tells where a VM is.

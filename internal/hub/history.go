@@ -113,7 +113,7 @@ func (h *Hub) explain(ctx context.Context, e *entry, st *api.GroupStatus) {
 // holder says who keeps a point, and how to let it go; "" when nobody does any more.
 func (h *Hub) holder(ctx context.Context, e *entry, at journal.Seq) string {
 	name, id := e.record().Name, e.record().ID
-	if all, err := e.group.Checkpoints(ctx); err == nil {
+	if all, err := e.current().Checkpoints(ctx); err == nil {
 		for _, c := range all {
 			if c.Seq == uint64(at) {
 				return fmt.Sprintf("checkpoint %s on (rephub checkpoint remove %s %s lets it go)", c.Name, name, c.Name)

@@ -34,7 +34,7 @@ type Hub struct {
 	agents  *agents
 	where   Ready
 	// failovers are the VMs that run here from points.
-	failovers *failover.Tests
+	failovers *failover.Failovers
 
 	creating sync.Mutex // held while a new group is listed
 
@@ -152,18 +152,23 @@ func (h *Hub) startGroups(ctx context.Context) {
 // reason.
 func (h *Hub) open(ctx context.Context, r groupRecord, create bool) *entry {
 	e := newEntry(h.data.join("groups", r.Name), r, h.cfg.Logger)
-	e.group, e.openErr = h.cfg.OpenGroup(ctx, GroupDeps{
-		Dir: e.dir, Create: create, Record: r, RunDir: h.data.join("run"),
-		OpenVM: h.vms.Get, Keeper: h.ownKeeper, GrantEpoch: h.store.GrantEpoch, Agents: h.agents, Logger: h.cfg.Logger,
-	})
-	if e.openErr != nil {
-		e.group = nil
-		e.logger.Error("open group", "err", e.openErr)
+	g, err := h.cfg.OpenGroup(ctx, h.groupDeps(e.dir, r, create))
+	if e.openErr = err; err != nil {
+		e.logger.Error("open group", "err", err)
+	} else {
+		e.setGroup(g)
 	}
 	if e.plan, e.planErr = plan.Open(vfs.OS(), e.dir); e.planErr != nil {
 		e.logger.Error("read the recovery plan; protection goes on", "err", e.planErr)
 	}
 	return e
+}
+
+func (h *Hub) groupDeps(dir string, r groupRecord, create bool) GroupDeps {
+	return GroupDeps{
+		Dir: dir, Create: create, Record: r, RunDir: h.data.join("run"),
+		OpenVM: h.vms.Get, Keeper: h.ownKeeper, GrantEpoch: h.store.GrantEpoch, Agents: h.agents, Logger: h.cfg.Logger,
+	}
 }
 
 // ownKeeper is the tap keeper for the VMs of this machine.

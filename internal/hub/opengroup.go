@@ -28,16 +28,32 @@ func openGroup(ctx context.Context, d GroupDeps) (Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	var g Group
-	if d.Record.Agent != "" {
-		g = newAgentGroup(d, store)
-	} else {
-		g, err = newLocalGroup(d, store)
-	}
+	g, err := groupOn(d, store)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
 	return g, nil
+}
+
+// groupOn is a group on files that are open.
+func groupOn(d GroupDeps, store *replica.Store) (Group, error) {
+	if d.Record.Agent != "" {
+		return newAgentGroup(d, store), nil
+	}
+	g, err := newLocalGroup(d, store)
+	if err != nil {
+		return nil, err // not a nil pointer in a Group
+	}
+	return g, nil
+}
+
+// Rebind implements Group.
+func (g *storedGroup) Rebind(d GroupDeps) (Group, error) {
+	next, err := groupOn(d, g.store)
+	if err == nil {
+		g.oldest.close()
+	}
+	return next, err
 }
 
 func newLocalGroup(d GroupDeps, store *replica.Store) (*localGroup, error) {
@@ -76,7 +92,7 @@ func (g *localGroup) Again() error {
 }
 
 func specOf(r groupRecord) protect.Spec {
-	s := protect.Spec{ID: r.ID, Name: r.Name, Goal: goals[r.Intent], Volumes: volumesOf(r)}
+	s := protect.Spec{ID: r.ID, Name: r.Name, Goal: r.goal(), Volumes: volumesOf(r)}
 	for _, v := range r.VMs {
 		s.VMs = append(s.VMs, protect.VMRef{Name: v.Name, QMP: v.QMP, NBDServer: v.NBDServer})
 	}
@@ -136,6 +152,16 @@ func (g *localGroup) Resume(ctx context.Context) error { return g.life.Load().Re
 
 // Stop implements Life.
 func (g *localGroup) Stop(ctx context.Context) error { return g.life.Load().Stop(ctx) }
+
+// Leave implements Life.
+func (g *localGroup) Leave(ctx context.Context) error { return g.Stop(ctx) }
+
+// Obey implements Life.
+func (g *localGroup) Obey(r groupRecord) {
+	if r.lives() {
+		g.life.Load().SetGoal(r.goal())
+	}
+}
 
 // Checkpoint implements Points.
 func (g *localGroup) Checkpoint(ctx context.Context, name string) (api.Checkpoint, error) {

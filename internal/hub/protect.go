@@ -211,7 +211,7 @@ func makeFolder(dir string) error {
 func (h *Hub) attached(ctx context.Context, e *entry) error {
 	bounded, cancel := context.WithTimeout(ctx, attachPatience)
 	defer cancel()
-	err := e.group.Started(bounded)
+	err := e.current().Started(bounded)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
@@ -222,6 +222,9 @@ func (h *Hub) attached(ctx context.Context, e *entry) error {
 // protectAgain goes on with a group whose history was kept.
 func (h *Hub) protectAgain(e *entry, req api.ProtectRequest) (api.Task, error) {
 	r := e.record()
+	if r.Intent == catalog.IntentFailover {
+		return api.Task{}, failedOver(r.Name)
+	}
 	if r.Intent != catalog.IntentStop {
 		return api.Task{}, api.Errorf(api.CodeConflict, "there is a group %s already", r.Name).
 			WithHint("choose another name with --group; rephub status %s shows it", r.Name)
@@ -269,6 +272,9 @@ func (h *Hub) goal(kind string, e *entry, intent catalog.Intent, change func(con
 		}
 		defer release()
 		progress(api.Progress{Step: kind})
+		if err := mayChange(e.record()); err != nil { // since it was asked
+			return nil, err
+		}
 		// What is meant comes first: a hub that is killed here goes on with it.
 		if err := h.mean(ctx, e, intent); err != nil {
 			return nil, err
@@ -313,8 +319,8 @@ func (h *Hub) Pause(_ context.Context, group string) (api.Task, error) {
 	if err != nil {
 		return api.Task{}, err
 	}
-	if e.record().Intent == catalog.IntentStop {
-		return api.Task{}, stopped(group)
+	if err := mayChange(e.record()); err != nil {
+		return api.Task{}, err
 	}
 	return h.goal("pause", e, catalog.IntentPause, func(ctx context.Context, g Group) error { return g.Pause(ctx) })
 }
@@ -325,10 +331,21 @@ func (h *Hub) Resume(_ context.Context, group string) (api.Task, error) {
 	if err != nil {
 		return api.Task{}, err
 	}
-	if e.record().Intent == catalog.IntentStop {
-		return api.Task{}, stopped(group)
+	if err := mayChange(e.record()); err != nil {
+		return api.Task{}, err
 	}
 	return h.goal("resume", e, catalog.IntentProtect, func(ctx context.Context, g Group) error { return g.Resume(ctx) })
+}
+
+// mayChange refuses what is for groups that are protected where their VMs were.
+func mayChange(r groupRecord) error {
+	switch r.Intent {
+	case catalog.IntentStop:
+		return stopped(r.Name)
+	case catalog.IntentFailover:
+		return failedOver(r.Name)
+	}
+	return nil
 }
 
 func stopped(group string) error {

@@ -56,7 +56,7 @@ func (h *Hub) restore(ctx context.Context) error {
 		h.cfg.Logger.Warn("some mounts are not served", "err", err)
 	}
 	if err := h.failovers.Restore(ctx); err != nil {
-		h.cfg.Logger.Error("find the failover tests of an earlier run", "err", err)
+		h.cfg.Logger.Error("find the failovers of an earlier run", "err", err)
 	}
 	if len(h.failovers.List()) > 0 {
 		h.beside()

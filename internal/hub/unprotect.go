@@ -15,11 +15,14 @@ func (h *Hub) Unprotect(_ context.Context, group string, keepHistory bool) (api.
 	if err != nil {
 		return api.Task{}, err
 	}
+	if e.record().Intent == catalog.IntentFailover {
+		return api.Task{}, failedOver(group)
+	}
 	if !keepHistory {
 		if err := h.checkUnmounted(e); err != nil {
 			return api.Task{}, err
 		}
-		if e.group == nil {
+		if e.current() == nil {
 			if err := checkNothingLost(e); err != nil {
 				return api.Task{}, err
 			}
@@ -40,6 +43,10 @@ func (h *Hub) Unprotect(_ context.Context, group string, keepHistory bool) (api.
 func (h *Hub) checkUnmounted(e *entry) error {
 	id := e.record().ID
 	for _, m := range h.mounts.List() {
+		if _, err := h.failovers.Get(m.ID); err == nil && m.GroupID == id {
+			return api.Errorf(api.CodeConflict, "VMs of group %s run from one of its points, in failover test %s", e.record().Name, m.ID).
+				WithHint("rephub failover stop %s first, or use --keep-history", m.ID)
+		}
 		if m.GroupID == id {
 			return api.Errorf(api.CodeConflict, "group %s is mounted as %s", e.record().Name, m.ID).
 				WithHint("rephub unmount %s first, or use --keep-history", m.ID)
@@ -55,7 +62,10 @@ func (h *Hub) remove(ctx context.Context, e *entry, keepHistory bool) error {
 		return err
 	}
 	defer release()
-	if e.group != nil {
+	if e.record().Intent == catalog.IntentFailover {
+		return failedOver(e.record().Name)
+	}
+	if e.current() != nil {
 		err = h.end(ctx, e)
 	} else {
 		err = h.abandon(ctx, e)
@@ -63,7 +73,7 @@ func (h *Hub) remove(ctx context.Context, e *entry, keepHistory bool) error {
 	if err != nil || keepHistory {
 		return err
 	}
-	if e.group == nil { // there may be more in the folder than when it was asked
+	if e.current() == nil { // there may be more in the folder than when it was asked
 		if err := checkNothingLost(e); err != nil {
 			return err
 		}
@@ -99,7 +109,7 @@ func (h *Hub) end(ctx context.Context, e *entry) error {
 	if e.ended == nil {
 		e.live() // stopped before the hub started; a kill may have left taps
 	}
-	if err := e.group.Stop(ctx); err != nil {
+	if err := e.current().Stop(ctx); err != nil {
 		return fmt.Errorf("stop group %s: %w", e.record().Name, err)
 	}
 	return nil

@@ -124,33 +124,27 @@ func use(all []*store, s *store) {
 	}
 }
 
-// over is the option for a volume that is served over NBD.
+// over is the option for a volume that is served over NBD, or is in an image.
 func (s *store) over(d Disk) ([]Option, error) {
-	u, err := nbd.ParseURI(d.URI)
+	source, err := d.source()
 	if err != nil {
 		return nil, err
-	}
-	server := props{{"type", "inet"}, {"host", u.Host}, {"port", u.Port}}
-	if u.Unix {
-		server = props{{"type", "unix"}, {"path", u.Socket}}
 	}
 	if s.drive {
 		p := s.props.only(driveKeys...)
 		if d.At != "" {
 			p = append(p.without("node-name"), prop{"node-name", d.At})
 		}
-		p = append(p, prop{"format", "raw"}, prop{"file.driver", "nbd"})
-		for _, q := range server {
-			p = append(p, prop{"file.server." + q.key, q.value})
-		}
-		p = append(p, prop{"file.export", u.Export}, prop{"file.reconnect-delay", fmt.Sprint(reconnectDelay)})
-		return []Option{{"drive", p.text("")}}, nil
+		p = append(p, prop{"format", "raw"})
+		var tree props
+		tree.flatten("file.", source)
+		return []Option{{"drive", append(p, tree...).text("")}}, nil
 	}
-	address := map[string]string{}
-	for _, q := range server {
-		address[q.key] = q.value
+	node := source
+	if d.Image != "" {
+		node = map[string]any{"driver": "raw", "file": source}
 	}
-	node := map[string]any{"driver": "nbd", "node-name": cmp.Or(d.At, s.props.get("node-name")), "server": address, "export": u.Export, "reconnect-delay": reconnectDelay}
+	node["node-name"] = cmp.Or(d.At, s.props.get("node-name"))
 	for _, key := range []string{"discard", "detect-zeroes"} {
 		if val := s.props.get(key); val != "" {
 			node[key] = val
@@ -158,6 +152,22 @@ func (s *store) over(d Disk) ([]Option, error) {
 	}
 	text, err := json.Marshal(node)
 	return []Option{{"blockdev", string(text)}}, err
+}
+
+// source is the node with the data.
+func (d *Disk) source() (map[string]any, error) {
+	if d.Image != "" {
+		return map[string]any{"driver": "file", "filename": d.Image, "discard": "unmap"}, nil
+	}
+	u, err := nbd.ParseURI(d.URI)
+	if err != nil {
+		return nil, err
+	}
+	server := map[string]any{"type": "inet", "host": u.Host, "port": u.Port}
+	if u.Unix {
+		server = map[string]any{"type": "unix", "path": u.Socket}
+	}
+	return map[string]any{"driver": "nbd", "server": server, "export": u.Export, "reconnect-delay": reconnectDelay}, nil
 }
 
 // rest is what becomes of a store that is no volume of ours: firmware stays, media are taken out, other disks are left out.

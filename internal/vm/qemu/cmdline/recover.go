@@ -1,7 +1,6 @@
 package cmdline
 
 import (
-	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -14,10 +13,10 @@ import (
 type Recovery struct {
 	// Name is that of the VM here.
 	Name string
-	// RunDir is the VM's folder, for sockets.
+	// RunDir is the VM's folder, for sockets: its monitor is "qmp" in it.
 	RunDir string
-	// Monitor is the path of its QMP socket; "qmp" in RunDir.
-	Monitor string
+	// Monitors are paths of more QMP sockets: each of them serves one client at a time.
+	Monitors []string
 	// CPUs and Memory (bytes) take the place of what the VM had; 0: as it was.
 	CPUs   int
 	Memory int64
@@ -35,7 +34,9 @@ type Disk struct {
 	Disk string // what it is called in its VM
 	Node string // its node in the VM whose command line it is
 	File string // its file there
-	URI  string // NBD
+	URI  string // NBD; or
+	// Image is a raw image, with its path on the recovery host.
+	Image string
 	// At is the node that it gets, so that Node is free for what takes its place while the VM runs; "": its node as before.
 	At string
 }
@@ -218,7 +219,9 @@ func (v *recovering) finish(was []Option) error {
 	v.add("name", props{{"guest", v.Name}}.text("guest"))
 	v.add("display", "none")
 	v.add("monitor", "none")
-	v.add("qmp", props{{"", "unix:" + cmp.Or(v.Monitor, filepath.Join(v.RunDir, "qmp"))}, {"server", "on"}, {"wait", "off"}}.text(""))
+	for _, path := range append([]string{filepath.Join(v.RunDir, "qmp")}, v.Monitors...) {
+		v.add("qmp", props{{"", "unix:" + path}, {"server", "on"}, {"wait", "off"}}.text(""))
+	}
 	return nil
 }
 
