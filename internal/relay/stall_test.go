@@ -52,6 +52,9 @@ func oneDiskStalls(t *testing.T, full bool) {
 		writers[i] = newWriter(t, spool, uint64(i), wake)
 		var err error
 		senders[i], err = NewSender(SenderConfig{Log: spool, Wake: wake, Changed: func() {
+			if i != 0 {
+				return
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			reasons[senders[0].Status().Stalled] = true
@@ -79,7 +82,7 @@ func oneDiskStalls(t *testing.T, full bool) {
 	mu.Lock()
 	delete(reasons, "")
 	if len(reasons) > 2 { // a busy machine adds that the disk hangs
-		t.Errorf("it was tried again many times, and the sender was told %q", reasons)
+		t.Errorf("it was tried again many times, and the sender was told %v", reasons)
 	}
 	mu.Unlock()
 	bad.Store(false)
