@@ -115,6 +115,13 @@ type ProtectRequest struct {
 	Group          string   `json:"group,omitempty" doc:"default: the name of the first VM"`
 	Volumes        []string `json:"volumes,omitempty" doc:"NODE or VM/NODE; default: all"`
 	HistorySeconds float64  `json:"history_seconds,omitempty" minimum:"0" doc:"history to keep; default 24 hours"`
+	Seeds          []Seed   `json:"seeds,omitempty" doc:"old disks of all volumes, on the hub's host; they are the first point, and only what differs from them is copied"`
+}
+
+// Seed is an old disk of a volume.
+type Seed struct {
+	Volume string `json:"volume" doc:"NODE or VM/NODE"`
+	Path   string `json:"path" doc:"of a disk image on the hub's host, which nobody has open; it is copied, and not changed"`
 }
 
 // Checkpoint is a named or automatic point.

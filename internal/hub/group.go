@@ -69,6 +69,8 @@ type GroupDeps struct {
 	Dir string
 	// Create says that the group is new.
 	Create bool
+	// Seeds are what the volumes of a new group were before.
+	Seeds  seeds
 	Record groupRecord
 	// RunDir is where VMs may make sockets.
 	RunDir string

@@ -151,8 +151,14 @@ func (h *Hub) startGroups(ctx context.Context) {
 // open opens a group's files. A group that cannot be opened is listed with the
 // reason.
 func (h *Hub) open(ctx context.Context, r groupRecord, create bool) *entry {
+	return h.openSeeded(ctx, r, create, nil)
+}
+
+func (h *Hub) openSeeded(ctx context.Context, r groupRecord, create bool, s seeds) *entry {
 	e := newEntry(h.data.join("groups", r.Name), r, h.cfg.Logger)
-	g, err := h.cfg.OpenGroup(ctx, h.groupDeps(e.dir, r, create))
+	deps := h.groupDeps(e.dir, r, create)
+	deps.Seeds = s
+	g, err := h.cfg.OpenGroup(ctx, deps)
 	if e.openErr = err; err != nil {
 		e.logger.Error("open group", "err", err)
 	} else {

@@ -24,7 +24,7 @@ type localGroup struct {
 
 // openGroup is the OpenGroup of a real hub.
 func openGroup(ctx context.Context, d GroupDeps) (Group, error) {
-	store, err := openStore(d)
+	store, err := openStore(ctx, d)
 	if err != nil {
 		return nil, err
 	}

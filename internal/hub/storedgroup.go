@@ -25,9 +25,9 @@ type storedGroup struct {
 }
 
 // openStore makes or opens the files of a group.
-func openStore(d GroupDeps) (*replica.Store, error) {
+func openStore(ctx context.Context, d GroupDeps) (*replica.Store, error) {
 	r := d.Record
-	cfg := replica.Config{Logger: d.Logger.With("group", r.Name)}
+	cfg := replica.Config{Logger: d.Logger.With("group", r.Name), Seeds: d.Seeds.paths()}
 	var store *replica.Store
 	var err error
 	if d.Create {
@@ -36,6 +36,11 @@ func openStore(d GroupDeps) (*replica.Store, error) {
 			m.Volumes = append(m.Volumes, replica.Volume{ID: v.ID, UUID: v.UUID, Name: v.Name, Size: v.Size})
 		}
 		store, err = replica.Create(vfs.OS(), d.Dir, m, cfg)
+		if err == nil {
+			if err = d.Seeds.note(ctx, d, store); err != nil {
+				err = errors.Join(err, store.Close())
+			}
+		}
 	} else {
 		store, err = replica.Open(vfs.OS(), d.Dir, cfg)
 	}
