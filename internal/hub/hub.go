@@ -74,7 +74,7 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 	})
 	h.failovers, h.drills = h.newFailovers(), newDrills(h)
 	if err == nil {
-		h.reports, err = proof.Open(vfs.OS(), data.join("reports"))
+		h.reports, err = proof.Open(vfs.OS(), data.join("reports"), cfg.Logger)
 	}
 	if err == nil {
 		h.agents, err = h.newAgents()

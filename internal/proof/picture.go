@@ -61,8 +61,8 @@ func (p *picture) background() (most [3]byte) {
 	return most
 }
 
-// noticeHeight is that of the one line of text that QEMU itself shows in the middle of a screen that the guest has not begun to use, pixels.
-const noticeHeight = 16
+// QEMU itself shows one line of text in the middle of a screen of 640×480 that the guest has not begun to use: its height in pixels, and its row in such heights.
+const noticeHeight, noticeRow = 16, (480/16 - 1) / 2
 
 // blank tells whether there is nothing on it that a guest has drawn, apart from a cursor.
 func (p *picture) blank() bool {
@@ -77,8 +77,7 @@ func (p *picture) blank() bool {
 	if lit <= blankPixels {
 		return true
 	}
-	middle := (p.height - noticeHeight) / 2
-	return p.width == 640 && p.height == 480 && top >= middle && bottom < middle+noticeHeight
+	return p.width == 640 && p.height == 480 && top/noticeHeight == noticeRow && bottom/noticeHeight == noticeRow
 }
 
 // like tells whether two pictures are the same but for a little.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,12 +21,10 @@ const Keep = 100
 // Names in the folder of reports.
 //
 //	pending/TEST           a test that has begun and has no report yet, or is not taken away yet
-//	groups/NAME/ID/        a report: report.json, report.html, screen-N.png
-//	groups/NAME/ID.new/    one that is being written
+//	groups/NAME/ID/        a report: report.json, report.html, screen-N.png; without a report.json it is being written or removed
 const (
 	pendingDir = "pending"
 	groupsDir  = "groups"
-	newSuffix  = ".new"
 	jsonName   = "report.json"
 	pageName   = "report.html"
 )
@@ -40,15 +39,16 @@ var (
 
 // Store keeps reports in a folder. Its methods may be called at once.
 type Store struct {
-	fs  vfs.FS
-	dir string
+	fs     vfs.FS
+	dir    string
+	logger *slog.Logger
 
 	mu sync.Mutex // held while something is written or removed
 }
 
 // Open makes or opens a folder of reports. What was being written when an earlier process was killed is removed; Pending tells of it.
-func Open(fsys vfs.FS, dir string) (*Store, error) {
-	s := &Store{fs: fsys, dir: dir}
+func Open(fsys vfs.FS, dir string, logger *slog.Logger) (*Store, error) {
+	s := &Store{fs: fsys, dir: dir, logger: logger}
 	for _, d := range []string{s.path(pendingDir), s.path(groupsDir)} {
 		if err := fsys.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("make the folder of reports: %w", err)
@@ -69,10 +69,11 @@ func Open(fsys vfs.FS, dir string) (*Store, error) {
 			return nil, err
 		}
 		for _, id := range ids {
-			if strings.HasSuffix(id, newSuffix) {
-				if err := s.remove(s.path(groupsDir, g, id)); err != nil {
-					return nil, err
-				}
+			if s.whole(g, id) {
+				continue
+			}
+			if err := s.remove(s.path(groupsDir, g, id)); err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -95,8 +96,23 @@ func (s *Store) names(elem ...string) (names []string, err error) {
 	return names, nil
 }
 
-// remove removes a folder of files.
+// whole says whether a report has been written to its end.
+func (s *Store) whole(group, id string) bool {
+	_, err := s.fs.Stat(s.path(groupsDir, group, id, jsonName))
+	return !errors.Is(err, fs.ErrNotExist) // what cannot be looked at is not removed
+}
+
+// remove removes a folder of files, that first without which it is no report.
 func (s *Store) remove(dir string) error {
+	err := s.fs.Remove(filepath.Join(dir, jsonName))
+	if err == nil {
+		err = s.fs.SyncDir(dir)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove an old report: %w", err)
+	}
 	entries, err := s.fs.ReadDir(dir)
 	for _, e := range entries {
 		err = errors.Join(err, s.fs.Remove(filepath.Join(dir, e.Name())))
@@ -135,18 +151,13 @@ func (s *Store) Finish(r *Report) error {
 	if err != nil {
 		return err
 	}
-	dir := s.path(groupsDir, r.Group)
-	final := filepath.Join(dir, r.ID)
-	work := final + newSuffix
-	if err := s.remove(work); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := s.fs.MkdirAll(work, 0o700); err != nil {
+	dir := s.path(groupsDir, r.Group, r.ID)
+	if err := s.fs.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("keep a report: %w", err)
 	}
 	write := func(name string, p []byte) {
 		if err == nil {
-			err = vfs.WriteFileAtomic(s.fs, filepath.Join(work, name), p, 0o600)
+			err = vfs.WriteFileAtomic(s.fs, filepath.Join(dir, name), p, 0o600)
 		}
 	}
 	for i := range r.VMs {
@@ -155,22 +166,21 @@ func (s *Store) Finish(r *Report) error {
 		}
 	}
 	write(pageName, page)
-	if err == nil {
-		err = reportKind.Write(s.fs, filepath.Join(work, jsonName), r)
+	for _, above := range []string{s.path(groupsDir), s.path(groupsDir, r.Group)} { // the folders may be new
+		if err == nil {
+			err = s.fs.SyncDir(above)
+		}
 	}
-	if err == nil {
-		err = s.fs.SyncDir(s.path(groupsDir)) // the group's folder may be new
-	}
-	if err == nil {
-		err = s.fs.Rename(work, final)
-	}
-	if err == nil {
-		err = s.fs.SyncDir(dir)
+	if err == nil { // with this it is there
+		err = reportKind.Write(s.fs, filepath.Join(dir, jsonName), r)
 	}
 	if err != nil {
-		return fmt.Errorf("keep a report: %w", errors.Join(err, s.remove(work)))
+		return fmt.Errorf("keep a report: %w", errors.Join(err, s.remove(dir)))
 	}
-	return s.bound(r.Group)
+	if err := s.bound(r.Group); err != nil {
+		s.logger.Warn("remove old reports", "group", r.Group, "err", err)
+	}
+	return nil
 }
 
 // bound removes the oldest reports of a group.
@@ -179,14 +189,8 @@ func (s *Store) bound(group string) error {
 	if err != nil {
 		return err
 	}
-	ids = slices.DeleteFunc(ids, func(id string) bool { return strings.HasSuffix(id, newSuffix) })
 	for len(ids) > Keep {
-		// Under a name that nobody reads, so that no half one is ever seen.
-		gone := s.path(groupsDir, group, ids[0]+newSuffix)
-		if err := s.fs.Rename(s.path(groupsDir, group, ids[0]), gone); err != nil {
-			return fmt.Errorf("remove an old report: %w", err)
-		}
-		if err := s.remove(gone); err != nil {
+		if err := s.remove(s.path(groupsDir, group, ids[0])); err != nil {
 			return err
 		}
 		ids = ids[1:]
@@ -243,12 +247,9 @@ func (s *Store) List(group string) (all []Report, err error) {
 			return nil, err
 		}
 		for _, id := range ids {
-			if strings.HasSuffix(id, newSuffix) {
-				continue
-			}
 			r, err := s.read(g, id)
 			if errors.Is(err, fs.ErrNotExist) {
-				continue // it was removed just now
+				continue // it is being written or removed
 			}
 			if err != nil {
 				errs = append(errs, err)
@@ -278,12 +279,12 @@ func (s *Store) Get(which string) (Report, error) {
 			return Report{}, err
 		}
 		for _, id := range slices.Backward(ids) {
-			if strings.HasSuffix(id, newSuffix) {
+			_, test, _ := strings.Cut(id, "-")
+			if g != which && id != which && test != which {
 				continue
 			}
-			_, test, _ := strings.Cut(id, "-")
-			if g == which || id == which || test == which {
-				return s.read(g, id)
+			if r, err := s.read(g, id); !errors.Is(err, fs.ErrNotExist) {
+				return r, err
 			}
 		}
 	}
