@@ -21,14 +21,15 @@ type drills struct {
 	// try makes a drill and returns when it has ended, however.
 	try func(ctx context.Context, group string)
 
-	wg sync.WaitGroup // of those that run
+	wg   sync.WaitGroup    // of those that run
+	said map[string]string // the last error of a group; of run alone
 
 	mu      sync.Mutex
 	running map[string]bool // by group
 }
 
 func newDrills(h *Hub) *drills {
-	return &drills{hub: h, now: time.Now, try: h.drill, running: map[string]bool{}}
+	return &drills{hub: h, now: time.Now, try: h.drill, said: map[string]string{}, running: map[string]bool{}}
 }
 
 // run makes drills until ctx ends, and returns when they have.
@@ -77,20 +78,28 @@ func (d *drills) look(ctx context.Context) {
 			continue
 		}
 		if now.Sub(due) > drill.Grace {
-			e.logger.Warn("a drill was missed: the hub was down when it was due", "due", due)
-			if err := e.drill.Miss(due, now); err != nil {
-				e.logger.Error("note that a drill was missed", "err", err)
+			if d.said[e.record().Name] == "" {
+				e.logger.Warn("a drill was missed: the hub was down when it was due", "due", due)
 			}
+			d.say(e, "note that a drill was missed", e.drill.Miss(due, now))
 			continue
 		}
-		if err := d.begin(ctx, e, due); err != nil && codeOfError(err) != api.CodeConflict {
-			e.logger.Error("begin a drill; it is tried again", "err", err)
+		if err := d.begin(ctx, e, due); err == nil || api.AsError(err).Code != api.CodeConflict {
+			d.say(e, "begin a drill; it is tried again", err)
 		}
 	}
 }
 
-// codeOfError is that of an error for clients.
-func codeOfError(err error) api.Code { return api.AsError(err).Code }
+// say logs an error once, not every second.
+func (d *drills) say(e *entry, what string, err error) {
+	name, text := e.record().Name, ""
+	if err != nil {
+		if text = err.Error(); d.said[name] != text {
+			e.logger.Error(what, "err", err)
+		}
+	}
+	d.said[name] = text
+}
 
 // begin makes a drill in the background. That it begins is durable before it does, so that it is not made twice.
 func (d *drills) begin(ctx context.Context, e *entry, due time.Time) error {
