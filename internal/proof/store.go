@@ -124,7 +124,7 @@ func (s *Store) remove(dir string) error {
 }
 
 // idTime is how the time stands in the id of a report: ids are in the order of time.
-const idTime = "20060102T150405Z"
+const idTime = "20060102T150405.000Z"
 
 // NewID is that of the report of a test.
 func NewID(started time.Time, failover string) string {
