@@ -29,6 +29,7 @@ func backdate(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("no drill is scheduled in %s", args[0])
 	}
 	due := time.Now().Add(-ago)
+	ts.Check(s.Remove()) // and with it what was made by hand since
 	ts.Check(s.Set(due.Format("15:04"), was.Checks, due.Add(-48*time.Hour)))
 	s.Close()
 }
