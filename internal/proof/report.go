@@ -120,7 +120,7 @@ func (r *Result) Name() string {
 	case KindAgent:
 		return "guest agent answers"
 	case KindScreen:
-		return "screen shows"
+		return "screen shows something"
 	case KindSerial:
 		return "serial line says " + r.Asked
 	case KindCommand:

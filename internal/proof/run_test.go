@@ -195,11 +195,10 @@ func TestVMEnds(t *testing.T) {
 	go func() {
 		done <- Run(context.Background(), v.Target, Checks{Command: "touch " + gone + "; exit 1", Timeout: time.Hour})
 	}()
-	for {
-		if _, err := os.Stat(gone); err == nil {
-			break
-		}
-		time.Sleep(time.Millisecond)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for _, err := os.Stat(gone); err != nil; _, err = os.Stat(gone) {
+		<-tick.C
 	}
 	v.kill()
 	s := <-done
