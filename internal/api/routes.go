@@ -20,6 +20,8 @@ func (o *operations) registerAll(a huma.API) {
 	o.registerPlans(a)
 	o.registerMounts(a)
 	o.registerFailovers(a)
+	o.registerReports(a)
+	o.registerDrills(a)
 	o.registerTasks(a)
 }
 

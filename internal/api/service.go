@@ -15,6 +15,8 @@ type Service interface {
 	Plans
 	Recovery
 	FailoverService
+	ReportService
+	DrillService
 	TaskService
 }
 

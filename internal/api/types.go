@@ -219,7 +219,7 @@ type Progress struct {
 // Task is work that takes longer than a request.
 type Task struct {
 	ID       string          `json:"id"`
-	Kind     string          `json:"kind" doc:"protect, unprotect, pause, resume, export or failover-test"`
+	Kind     string          `json:"kind" doc:"protect, unprotect, pause, resume, export, failover-test, failover, failover-commit, failover-rollback or drill"`
 	Group    string          `json:"group,omitempty"`
 	State    TaskState       `json:"state" enum:"running,done,failed,cancelled"`
 	Revision uint64          `json:"revision" doc:"grows with every change"`

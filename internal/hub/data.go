@@ -23,6 +23,7 @@ import (
 //	keeper/       the tap keeper's sockets
 //	groups/NAME/  a group: record, journal, base images
 //	mounts/ID/    a mount: record, scratch layers
+//	reports/      of failover tests; see proof.Store
 type dataDir struct {
 	path string
 	id   string // of the hub

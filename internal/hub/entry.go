@@ -9,6 +9,7 @@ import (
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/drill"
 	"github.com/rephub/rephub/internal/plan"
 )
 
@@ -20,6 +21,9 @@ type entry struct {
 	openErr error       // why there is no group
 	plan    *plan.Store // nil when it could not be read
 	planErr error       // why
+	// drill is when the group is tested, nil when that could not be read, and why.
+	drill    *drill.Store
+	drillErr error
 
 	// changes serialises what changes the group: pause, resume, removal.
 	changes chan struct{}
@@ -207,6 +211,9 @@ func (e *entry) close() error {
 	e.running.Wait()
 	if e.plan != nil {
 		e.plan.Close()
+	}
+	if e.drill != nil {
+		e.drill.Close()
 	}
 	if e.current() == nil {
 		return nil

@@ -9,9 +9,11 @@ import (
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/drill"
 	"github.com/rephub/rephub/internal/failover"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/plan"
+	"github.com/rephub/rephub/internal/proof"
 	"github.com/rephub/rephub/internal/recovery"
 	"github.com/rephub/rephub/internal/vfs"
 	"github.com/rephub/rephub/internal/vm"
@@ -35,6 +37,8 @@ type Hub struct {
 	where   Ready
 	// failovers are the VMs that run here from points.
 	failovers *failover.Failovers
+	reports   *proof.Store // of failover tests
+	drills    *drills
 
 	creating sync.Mutex // held while a new group is listed
 
@@ -68,7 +72,10 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 	h.mounts, err = recovery.New(recovery.Config{
 		Dir: data.join("mounts"), Endpoints: where.NBD, Records: mountRecords{h.store}, Logger: cfg.Logger,
 	})
-	h.failovers = h.newFailovers()
+	h.failovers, h.drills = h.newFailovers(), newDrills(h)
+	if err == nil {
+		h.reports, err = proof.Open(vfs.OS(), data.join("reports"), cfg.Logger)
+	}
 	if err == nil {
 		h.agents, err = h.newAgents()
 	}
@@ -166,6 +173,9 @@ func (h *Hub) openSeeded(ctx context.Context, r groupRecord, create bool, s seed
 	}
 	if e.plan, e.planErr = plan.Open(vfs.OS(), e.dir); e.planErr != nil {
 		e.logger.Error("read the recovery plan; protection goes on", "err", e.planErr)
+	}
+	if e.drill, e.drillErr = drill.OpenStore(vfs.OS(), e.dir); e.drillErr != nil {
+		e.logger.Error("read the schedule of drills; protection goes on", "err", e.drillErr)
 	}
 	return e
 }

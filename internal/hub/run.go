@@ -115,6 +115,7 @@ func (h *Hub) serve(ctx context.Context, ls listeners) error {
 	h.startGroups(ctx)
 	serving.Go(func() error { h.followPlans(ctx); return nil })
 	serving.Go(func() error { h.failovers.Run(ctx); return nil })
+	serving.Go(func() error { h.drills.run(ctx); return nil })
 	if len(ls.agents) > 0 {
 		serving.Go(func() error { h.followVMs(ctx); return nil })
 	}
