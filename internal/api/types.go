@@ -122,7 +122,10 @@ type Checkpoint struct {
 	Name string    `json:"name"`
 	Seq  uint64    `json:"seq"`
 	Time time.Time `json:"time"`
-	Kind string    `json:"kind" doc:"named or automatic"`
+	Kind string    `json:"kind" doc:"named or auto"`
+	// Consistency is application when the guests' file systems were frozen.
+	Consistency string `json:"consistency" enum:"crash,application" doc:"application: the guests' file systems were frozen at that moment; crash: as after a power loss"`
+	Reason      string `json:"reason,omitempty" doc:"why it is crash although application was asked for"`
 }
 
 // Checkpoints is a list, oldest first.
@@ -132,7 +135,9 @@ type Checkpoints struct {
 
 // CheckpointRequest makes a checkpoint of the newest fenced point.
 type CheckpointRequest struct {
-	Name string `json:"name,omitempty" doc:"default: made from the time"`
+	Name           string  `json:"name,omitempty" doc:"default: made from the time"`
+	Quiesce        bool    `json:"quiesce,omitempty" doc:"freeze the guests' file systems for a moment, through their guest agents; if that does not work the checkpoint is made all the same, and says so"`
+	QuiesceSeconds float64 `json:"quiesce_seconds,omitempty" minimum:"0" maximum:"600" doc:"how long the guests may take to be frozen; default 10"`
 }
 
 // MountRequest opens a group at a point.

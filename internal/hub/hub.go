@@ -10,6 +10,7 @@ import (
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/failover"
+	"github.com/rephub/rephub/internal/guest"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/plan"
 	"github.com/rephub/rephub/internal/recovery"
@@ -33,6 +34,7 @@ type Hub struct {
 	vms     *vm.Pool
 	agents  *agents
 	where   Ready
+	freezer *guest.Freezer
 	// failovers are the VMs that run here from points.
 	failovers *failover.Failovers
 
@@ -69,6 +71,9 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 		Dir: data.join("mounts"), Endpoints: where.NBD, Records: mountRecords{h.store}, Logger: cfg.Logger,
 	})
 	h.failovers = h.newFailovers()
+	if err == nil {
+		h.freezer, err = guest.New(guest.Config{Dir: data.join("freezes"), Exe: cfg.Exe, FS: vfs.OS(), Logger: cfg.Logger})
+	}
 	if err == nil {
 		h.agents, err = h.newAgents()
 	}
@@ -167,7 +172,7 @@ func (h *Hub) open(ctx context.Context, r groupRecord, create bool) *entry {
 func (h *Hub) groupDeps(dir string, r groupRecord, create bool) GroupDeps {
 	return GroupDeps{
 		Dir: dir, Create: create, Record: r, RunDir: h.data.join("run"),
-		OpenVM: h.vms.Get, Keeper: h.ownKeeper, GrantEpoch: h.store.GrantEpoch, Agents: h.agents, Logger: h.cfg.Logger,
+		OpenVM: h.vms.Get, Keeper: h.ownKeeper, GrantEpoch: h.store.GrantEpoch, Agents: h.agents, Freezer: h.freezer, Logger: h.cfg.Logger,
 	}
 }
 

@@ -107,11 +107,15 @@ func (h *Hub) CreateCheckpoint(ctx context.Context, group string, req api.Checkp
 			return api.Checkpoint{}, err
 		}
 	}
+	quiesce, err := quiesceOf(req)
+	if err != nil {
+		return api.Checkpoint{}, err
+	}
 	g, err := e.usable()
 	if err != nil {
 		return api.Checkpoint{}, err
 	}
-	p, err := g.Checkpoint(ctx, req.Name)
+	p, err := g.Checkpoint(ctx, req.Name, quiesce)
 	if err != nil {
 		return api.Checkpoint{}, err
 	}
@@ -123,6 +127,26 @@ func (h *Hub) CreateCheckpoint(ctx context.Context, group string, req api.Checkp
 		e.logger.Warn("note checkpoint in the catalog", "checkpoint", p.Name, "err", err)
 	}
 	return p, nil
+}
+
+const (
+	defaultQuiesce = 10 * time.Second
+	maxQuiesce     = 10 * time.Minute
+)
+
+// quiesceOf is how long a request waits for the guests to be frozen; 0: it does not
+// want that.
+func quiesceOf(req api.CheckpointRequest) (time.Duration, error) {
+	d := time.Duration(req.QuiesceSeconds * float64(time.Second))
+	switch {
+	case !req.Quiesce:
+		return 0, nil
+	case d == 0:
+		return defaultQuiesce, nil
+	case d < 0 || d > maxQuiesce:
+		return 0, api.Errorf(api.CodeInvalid, "a freeze that takes %gs", req.QuiesceSeconds).WithHint("wait for at most %s", maxQuiesce)
+	}
+	return d, nil
 }
 
 // RemoveCheckpoint implements api.Service.

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,7 +120,10 @@ func (g *storedGroup) Checkpoints(context.Context) ([]api.Checkpoint, error) {
 }
 
 func checkpointOf(c journal.Checkpoint) api.Checkpoint {
-	return api.Checkpoint{Name: c.Name, Seq: uint64(c.Seq), Time: time.Unix(0, c.Time).UTC(), Kind: c.Kind}
+	return api.Checkpoint{
+		Name: c.Name, Seq: uint64(c.Seq), Time: time.Unix(0, c.Time).UTC(), Kind: c.Kind,
+		Consistency: string(cmp.Or(c.Consistency, journal.CrashConsistent)), Reason: c.Reason,
+	}
 }
 
 // points fills in what the files tell; newest is when the newest point was the
