@@ -30,7 +30,8 @@ func (a *app) keeperCommand() *cobra.Command {
 // no longer than it may.
 func (a *app) freezeHolderCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "freeze-holder", Short: "Freeze guests for a moment; hub and agent start it", Hidden: true, Args: cobra.NoArgs,
+		Use: "freeze-holder NOTE", Short: "Freeze guests for a moment; hub and agent start it", Hidden: true,
+		Args: cobra.ExactArgs(1), // only to be seen by people
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return guest.Hold(cmd.Context(), a.env.Stdin, a.env.Stdout)
 		},

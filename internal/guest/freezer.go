@@ -26,7 +26,8 @@ type Config struct {
 	// Dir holds the notes; it is made if missing.
 	Dir string
 	// Exe and Args are the program that is a holder when called so; this one, with
-	// "freeze-holder". Env is added to its environment.
+	// "freeze-holder". The note's name comes after Args, for people. Env is added to
+	// its environment.
 	Exe       string
 	Args, Env []string
 	FS        vfs.FS
@@ -158,7 +159,8 @@ func (z *Frozen) start(patience time.Duration) (err error) {
 	if err != nil {
 		return err
 	}
-	z.cmd = exec.Command(exe, z.f.cfg.Args...)
+	args := z.f.cfg.Args
+	z.cmd = exec.Command(exe, append(args[:len(args):len(args)], z.name)...)
 	z.cmd.Env = append(os.Environ(), z.f.cfg.Env...)
 	z.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // who kills us by our group does not kill it
 	if z.in, err = z.cmd.StdinPipe(); err != nil {

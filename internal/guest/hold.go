@@ -55,15 +55,15 @@ func Hold(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	released, orphaned := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(orphaned)
 		if _, err := r.ReadByte(); err == nil {
 			close(released)
-			_, err = r.ReadByte()
+			_, _ = r.ReadByte()
 		}
-		close(orphaned)
 	}()
 	tell := json.NewEncoder(out) // nobody may be there to hear it
 	h := &holder{limit: o.Limit}
-	err = h.freeze(ctx, o)
+	err = h.freeze(wanted(ctx, released, orphaned), o)
 	if err == nil {
 		_ = tell.Encode(report{Frozen: true})
 		select {
@@ -93,6 +93,20 @@ func Hold(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// wanted ends with ctx, or when nobody wants the freeze any more.
+func wanted(ctx context.Context, released, orphaned <-chan struct{}) context.Context {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-released:
+		case <-orphaned:
+		case <-ctx.Done():
+		}
+		cancel(errors.New("nobody waits for the freeze any more"))
+	}()
+	return ctx
 }
 
 // holder has guests frozen.
