@@ -80,8 +80,12 @@ func (e *echo) StopFailover(_ context.Context, id string) error { return e.note(
 func (e *echo) RemoveCheckpoint(_ context.Context, g, name string) error {
 	return e.note("remove-checkpoint", g, name)
 }
-func (e *echo) ListCheckpoints(_ context.Context, g string) (Checkpoints, error) {
-	return Checkpoints{}, e.note("list-checkpoints", g)
+func (e *echo) ListCheckpoints(_ context.Context, g string, q CheckpointQuery) (Checkpoints, error) {
+	return Checkpoints{}, e.note("list-checkpoints", g, q)
+}
+
+func (e *echo) SetAutoCheckpoints(_ context.Context, g string, s AutoCheckpoints) (AutoCheckpoints, error) {
+	return s, e.note("set-auto-checkpoints", g, s)
 }
 func (e *echo) Mount(_ context.Context, r MountRequest) (Mount, error) {
 	return Mount{ID: "m"}, e.note("mount", r)
@@ -134,6 +138,7 @@ func TestOperations(t *testing.T) {
 	svc := &echo{}
 	c := serve(t, svc)
 	ctx := t.Context()
+	noon := time.Date(2026, 1, 31, 12, 0, 0, 5, time.UTC)
 	for _, tc := range []struct {
 		name string
 		call func() error
@@ -169,7 +174,10 @@ func TestOperations(t *testing.T) {
 		{"rollback-failover", func() error { _, err := c.RollbackFailover(ctx, "g"); return err }, []any{"rollback-failover", "g"}},
 		{"list-failovers", func() error { _, err := c.ListFailovers(ctx); return err }, []any{"list-failovers"}},
 		{"stop-failover", func() error { return c.StopFailover(ctx, "i") }, []any{"stop-failover", "i"}},
-		{"list-checkpoints", func() error { _, err := c.ListCheckpoints(ctx, "g"); return err }, []any{"list-checkpoints", "g"}},
+		{"list-checkpoints", func() error { _, err := c.ListCheckpoints(ctx, "g", CheckpointQuery{7, noon}); return err },
+			[]any{"list-checkpoints", "g", CheckpointQuery{7, noon}}},
+		{"set-auto-checkpoints", func() error { _, err := c.SetAutoCheckpoints(ctx, "g", AutoCheckpoints{9}); return err },
+			[]any{"set-auto-checkpoints", "g", AutoCheckpoints{9}}},
 		{"mount", func() error { _, err := c.Mount(ctx, MountRequest{"g", "-30s", true}); return err }, []any{"mount", MountRequest{"g", "-30s", true}}},
 		{"list-mounts", func() error { _, err := c.ListMounts(ctx); return err }, []any{"list-mounts"}},
 		{"unmount", func() error { return c.Unmount(ctx, "m", true) }, []any{"unmount", "m", true}},

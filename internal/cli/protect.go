@@ -15,6 +15,7 @@ func (a *app) protectCommand() *cobra.Command {
 	var req api.ProtectRequest
 	var history string
 	var wait bool
+	var every time.Duration
 	cmd := &cobra.Command{
 		Use:   "protect VM...",
 		Short: "Protect VMs as one consistency group",
@@ -35,6 +36,10 @@ the command ends the waiting only; rephub unprotect ends the protection.`,
 				return err
 			}
 			req.VMs, req.HistorySeconds = args, keep.Seconds()
+			if cmd.Flags().Changed("checkpoint-every") {
+				seconds := every.Seconds()
+				req.CheckpointEverySeconds = &seconds
+			}
 			return a.ask(func(c *api.Client) error {
 				task, err := c.Protect(cmd.Context(), req)
 				if err != nil {
@@ -54,6 +59,7 @@ the command ends the waiting only; rephub unprotect ends the protection.`,
 	f.StringVar(&req.Group, "group", "", "`name` of the group (default: that of the first VM)")
 	f.StringArrayVar(&req.Volumes, "volume", nil, "only this `NODE or VM/NODE`; again for more (default: all volumes)")
 	f.StringVar(&history, "history", "24h", "how much history to keep: 90m, 24h, 7d")
+	f.DurationVar(&every, "checkpoint-every", 5*time.Second, "how far automatic checkpoints are apart, in whole seconds; 0 for none")
 	f.BoolVar(&wait, "wait", false, "show the sync and return when the group is protected")
 	return cmd
 }

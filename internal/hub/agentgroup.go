@@ -185,6 +185,9 @@ func (c *clock) see(at time.Time, now int64, trip time.Duration) {
 // ours is a time of theirs by our clock.
 func (c *clock) ours(ns int64) time.Time { return time.Unix(0, ns).Add(c.ahead - c.trip/2) }
 
+// theirs is a time of ours by their clock.
+func (c *clock) theirs(at time.Time) time.Time { return at.Add(c.trip/2 - c.ahead) }
+
 // heard is the agent's word, how old it is, and whether it counts.
 func (g *agentGroup) heard() (s host.Status, age time.Duration, fresh bool) {
 	g.mu.Lock()
@@ -329,6 +332,18 @@ func (g *agentGroup) freshPoint(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// AutoCheckpoints implements Points. Times in the journal are by the agent's clock.
+func (g *agentGroup) AutoCheckpoints(q replica.AutoQuery) ([]api.Checkpoint, bool, error) {
+	s, age, fresh := g.heard()
+	durable := g.store.Log().DurableTimeline()
+	if at := g.newestTime(&durable, s, age, fresh); !at.IsZero() {
+		g.mu.Lock()
+		q.Settled = g.mu.clock.theirs(at)
+		g.mu.Unlock()
+	}
+	return g.autoCheckpoints(q)
 }
 
 // RemoveCheckpoint implements Points.

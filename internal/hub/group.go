@@ -12,6 +12,7 @@ import (
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/recovery"
+	"github.com/rephub/rephub/internal/replica"
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
@@ -60,7 +61,11 @@ type Points interface {
 	// Checkpoint names the newest point, durably; with quiesce above zero one at which
 	// the guests are frozen, if that works within the time.
 	Checkpoint(ctx context.Context, name string, quiesce time.Duration) (api.Checkpoint, error)
+	// Checkpoints are those that were named.
 	Checkpoints(ctx context.Context) ([]api.Checkpoint, error)
+	// AutoCheckpoints are the newest automatic ones, oldest first, and whether there are
+	// older ones; the group knows up to when all is there. It reads the journal.
+	AutoCheckpoints(q replica.AutoQuery) ([]api.Checkpoint, bool, error)
 	// RemoveCheckpoint forgets a name, durably.
 	RemoveCheckpoint(ctx context.Context, name string) error
 }

@@ -170,6 +170,12 @@ func (g *localGroup) Checkpoint(ctx context.Context, name string, quiesce time.D
 	return checkpointOf(c), g.pointError(err)
 }
 
+// AutoCheckpoints implements Points.
+func (g *localGroup) AutoCheckpoints(q replica.AutoQuery) ([]api.Checkpoint, bool, error) {
+	q.Settled = g.life.Load().Status().PointTime
+	return g.autoCheckpoints(q)
+}
+
 // RemoveCheckpoint implements Points.
 func (g *localGroup) RemoveCheckpoint(_ context.Context, name string) error {
 	return g.pointError(g.life.Load().RemoveCheckpoint(name))

@@ -11,6 +11,7 @@ import (
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/protect"
+	"github.com/rephub/rephub/journal"
 )
 
 // Info implements api.Service.
@@ -106,6 +107,9 @@ func (h *Hub) CreateCheckpoint(ctx context.Context, group string, req api.Checkp
 		if err := checkName("checkpoint", req.Name); err != nil {
 			return api.Checkpoint{}, err
 		}
+		if _, ok := journal.ParseAutoName(req.Name); ok {
+			return api.Checkpoint{}, api.Errorf(api.CodeInvalid, "%s is the name of an automatic checkpoint", req.Name).WithHint("choose another name")
+		}
 	}
 	quiesce, err := quiesceOf(req)
 	if err != nil {
@@ -168,25 +172,6 @@ func (h *Hub) RemoveCheckpoint(ctx context.Context, group, name string) error {
 		e.logger.Warn("forget checkpoint in the catalog", "checkpoint", name, "err", err)
 	}
 	return nil
-}
-
-// ListCheckpoints implements api.Service.
-func (h *Hub) ListCheckpoints(ctx context.Context, group string) (api.Checkpoints, error) {
-	l := api.Checkpoints{Checkpoints: []api.Checkpoint{}}
-	e, err := h.find(group)
-	if err != nil {
-		return l, err
-	}
-	g, err := e.usable()
-	if err != nil {
-		return l, err
-	}
-	all, err := g.Checkpoints(ctx)
-	if err != nil {
-		return l, err
-	}
-	l.Checkpoints = append(l.Checkpoints, all...)
-	return l, nil
 }
 
 // Task implements api.Service.

@@ -119,6 +119,21 @@ func (g *storedGroup) Checkpoints(context.Context) ([]api.Checkpoint, error) {
 	return out, nil
 }
 
+// autoCheckpoints are AutoCheckpoints up to q.Settled.
+func (g *storedGroup) autoCheckpoints(q replica.AutoQuery) ([]api.Checkpoint, bool, error) {
+	marks, more, err := g.store.Auto(q)
+	if err != nil {
+		return nil, false, fmt.Errorf("list the automatic checkpoints of group %s: %w", g.name, err)
+	}
+	var out []api.Checkpoint
+	for _, m := range marks {
+		out = append(out, api.Checkpoint{
+			Name: journal.AutoName(m.At), Seq: uint64(m.Seq), Time: m.At, Kind: "auto", Consistency: string(journal.CrashConsistent),
+		})
+	}
+	return out, more, nil
+}
+
 func checkpointOf(c journal.Checkpoint) api.Checkpoint {
 	return api.Checkpoint{
 		Name: c.Name, Seq: uint64(c.Seq), Time: time.Unix(0, c.Time).UTC(), Kind: c.Kind,
