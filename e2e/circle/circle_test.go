@@ -223,6 +223,7 @@ func TestCircle(t *testing.T) {
 		}
 		return fmt.Errorf("the VMs are %+v", l)
 	})
+	home.Must("unprotect", "web", "--keep-history")
 	s.away.Must("protect", "web", "--wait")
 	if g := s.away.WaitState("web", api.StateProtected); g.FirstSeq != first || g.Agent != "kvm1" {
 		t.Errorf("protected again, it is %+v", g)

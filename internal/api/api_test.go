@@ -99,8 +99,12 @@ func (e *echo) RunDrill(_ context.Context, g string) (Task, error) {
 func (e *echo) RemoveCheckpoint(_ context.Context, g, name string) error {
 	return e.note("remove-checkpoint", g, name)
 }
-func (e *echo) ListCheckpoints(_ context.Context, g string) (Checkpoints, error) {
-	return Checkpoints{}, e.note("list-checkpoints", g)
+func (e *echo) ListCheckpoints(_ context.Context, g string, q CheckpointQuery) (Checkpoints, error) {
+	return Checkpoints{}, e.note("list-checkpoints", g, q)
+}
+
+func (e *echo) SetAutoCheckpoints(_ context.Context, g string, s AutoCheckpoints) (AutoCheckpoints, error) {
+	return s, e.note("set-auto-checkpoints", g, s)
 }
 func (e *echo) Mount(_ context.Context, r MountRequest) (Mount, error) {
 	return Mount{ID: "m"}, e.note("mount", r)
@@ -153,6 +157,7 @@ func TestOperations(t *testing.T) {
 	svc := &echo{}
 	c := serve(t, svc)
 	ctx := t.Context()
+	noon := time.Date(2026, 1, 31, 12, 0, 0, 5, time.UTC)
 	for _, tc := range []struct {
 		name string
 		call func() error
@@ -174,8 +179,8 @@ func TestOperations(t *testing.T) {
 		{"pause", func() error { _, err := c.Pause(ctx, "g"); return err }, []any{"pause", "g"}},
 		{"resume", func() error { _, err := c.Resume(ctx, "g"); return err }, []any{"resume", "g"}},
 		{"status", func() error { _, err := c.Status(ctx, "g&x"); return err }, []any{"status", "g&x"}},
-		{"create-checkpoint", func() error { _, err := c.CreateCheckpoint(ctx, "g", CheckpointRequest{"n"}); return err },
-			[]any{"create-checkpoint", "g", CheckpointRequest{"n"}}},
+		{"create-checkpoint", func() error { _, err := c.CreateCheckpoint(ctx, "g", CheckpointRequest{"n", true, 2}); return err },
+			[]any{"create-checkpoint", "g", CheckpointRequest{"n", true, 2}}},
 		{"remove-checkpoint", func() error { return c.RemoveCheckpoint(ctx, "g", "n") }, []any{"remove-checkpoint", "g", "n"}},
 		{"plan", func() error { _, err := c.Plan(ctx, "g"); return err }, []any{"plan", "g"}},
 		{"set-plan", func() error { _, err := c.SetPlan(ctx, "g", PlanText{"vms: {}"}); return err }, []any{"set-plan", "g", PlanText{"vms: {}"}}},
@@ -201,7 +206,10 @@ func TestOperations(t *testing.T) {
 		{"list-drills", func() error { _, err := c.ListDrills(ctx); return err }, []any{"list-drills"}},
 		{"remove-drill", func() error { return c.RemoveDrill(ctx, "g") }, []any{"remove-drill", "g"}},
 		{"run-drill", func() error { _, err := c.RunDrill(ctx, "g"); return err }, []any{"run-drill", "g"}},
-		{"list-checkpoints", func() error { _, err := c.ListCheckpoints(ctx, "g"); return err }, []any{"list-checkpoints", "g"}},
+		{"list-checkpoints", func() error { _, err := c.ListCheckpoints(ctx, "g", CheckpointQuery{7, noon}); return err },
+			[]any{"list-checkpoints", "g", CheckpointQuery{7, noon}}},
+		{"set-auto-checkpoints", func() error { _, err := c.SetAutoCheckpoints(ctx, "g", AutoCheckpoints{9}); return err },
+			[]any{"set-auto-checkpoints", "g", AutoCheckpoints{9}}},
 		{"mount", func() error { _, err := c.Mount(ctx, MountRequest{"g", "-30s", true}); return err }, []any{"mount", MountRequest{"g", "-30s", true}}},
 		{"list-mounts", func() error { _, err := c.ListMounts(ctx); return err }, []any{"list-mounts"}},
 		{"unmount", func() error { return c.Unmount(ctx, "m", true) }, []any{"unmount", "m", true}},

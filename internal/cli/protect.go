@@ -17,6 +17,7 @@ func (a *app) protectCommand() *cobra.Command {
 	var history string
 	var seeds []string
 	var wait bool
+	var every time.Duration
 	cmd := &cobra.Command{
 		Use:   "protect VM...",
 		Short: "Protect VMs as one consistency group",
@@ -54,6 +55,10 @@ left alone; nothing may have them open.`,
 				}
 				req.Seeds = append(req.Seeds, api.Seed{Volume: volume, Path: path})
 			}
+			if cmd.Flags().Changed("checkpoint-every") {
+				seconds := every.Seconds()
+				req.CheckpointEverySeconds = &seconds
+			}
 			return a.ask(func(c *api.Client) error {
 				task, err := c.Protect(cmd.Context(), req)
 				if err != nil {
@@ -74,6 +79,7 @@ left alone; nothing may have them open.`,
 	f.StringArrayVar(&req.Volumes, "volume", nil, "only this `NODE or VM/NODE`; again for more (default: all volumes)")
 	f.StringArrayVar(&seeds, "seed", nil, "an old disk of a volume, on the hub's host, as `VOLUME=PATH`; one for each volume")
 	f.StringVar(&history, "history", "24h", "how much history to keep: 90m, 24h, 7d")
+	f.DurationVar(&every, "checkpoint-every", 5*time.Second, "how far automatic checkpoints are apart, in whole seconds; 0 for none")
 	f.BoolVar(&wait, "wait", false, "show the sync and return when the group is protected")
 	return cmd
 }

@@ -82,6 +82,12 @@ func (e *entry) setIntent(i catalog.Intent) {
 	e.mu.record.Intent = i
 }
 
+func (e *entry) setCheckpointEvery(every time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.record.CheckpointEvery = every
+}
+
 // moved notes where the group's VMs run now.
 func (e *entry) moved(agent string, vms []catalog.VM) {
 	e.mu.Lock()
@@ -291,6 +297,7 @@ func (e *entry) status() api.GroupStatus {
 	}
 	e.mu.Unlock()
 	st.Name, st.ID, st.HistorySeconds = r.Name, r.ID.String(), r.History.Seconds()
+	st.CheckpointEverySeconds = checkpointEvery(&r).Seconds()
 	if st.Ranges == nil {
 		st.Ranges = [][2]uint64{}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/drill"
 	"github.com/rephub/rephub/internal/failover"
+	"github.com/rephub/rephub/internal/guest"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/plan"
 	"github.com/rephub/rephub/internal/proof"
@@ -35,6 +36,7 @@ type Hub struct {
 	vms     *vm.Pool
 	agents  *agents
 	where   Ready
+	freezer *guest.Freezer
 	// failovers are the VMs that run here from points.
 	failovers *failover.Failovers
 	reports   *proof.Store // of failover tests
@@ -75,6 +77,9 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 	h.failovers, h.drills = h.newFailovers(), newDrills(h)
 	if err == nil {
 		h.reports, err = proof.Open(vfs.OS(), data.join("reports"), cfg.Logger)
+	}
+	if err == nil {
+		h.freezer, err = guest.New(guest.Config{Dir: data.join("freezes"), Exe: cfg.Exe, FS: vfs.OS(), Logger: cfg.Logger})
 	}
 	if err == nil {
 		h.agents, err = h.newAgents()
@@ -183,7 +188,7 @@ func (h *Hub) openSeeded(ctx context.Context, r groupRecord, create bool, s seed
 func (h *Hub) groupDeps(dir string, r groupRecord, create bool) GroupDeps {
 	return GroupDeps{
 		Dir: dir, Create: create, Record: r, RunDir: h.data.join("run"),
-		OpenVM: h.vms.Get, Keeper: h.ownKeeper, GrantEpoch: h.store.GrantEpoch, Agents: h.agents, Logger: h.cfg.Logger,
+		OpenVM: h.vms.Get, Keeper: h.ownKeeper, GrantEpoch: h.store.GrantEpoch, Agents: h.agents, Freezer: h.freezer, Logger: h.cfg.Logger,
 	}
 }
 

@@ -35,11 +35,16 @@ func (h *Hub) Protect(ctx context.Context, req api.ProtectRequest) (api.Task, er
 	if err := checkName("group", name); err != nil {
 		return api.Task{}, err
 	}
+	every, err := everyOf(req.CheckpointEverySeconds)
+	if err != nil {
+		return api.Task{}, err
+	}
 	if e, err := h.find(name); err == nil {
 		return h.protectAgain(ctx, e, req)
 	}
 	r := groupRecord{Group: catalog.Group{
-		ID: newGroupID(), Name: name, Hub: h.data.id, Intent: catalog.IntentProtect,
+		CheckpointEvery: every,
+		ID:              newGroupID(), Name: name, Hub: h.data.id, Intent: catalog.IntentProtect,
 		History: historyOf(req), Created: time.Now().UTC(), Whole: len(req.Volumes) == 0,
 	}}
 	for i, vmName := range req.VMs {
@@ -267,9 +272,19 @@ func (h *Hub) protectAgain(ctx context.Context, e *entry, req api.ProtectRequest
 		}
 		defer release()
 		progress(api.Progress{Step: "attaching"})
+		if req.CheckpointEverySeconds != nil {
+			every, err := everyOf(req.CheckpointEverySeconds)
+			if err == nil {
+				err = h.setCheckpointEvery(ctx, e, every)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
 		if elsewhere(&r, &now) {
-			now.Intent = catalog.IntentProtect
-			if err := h.rebind(ctx, e, now); err != nil {
+			there := e.record()
+			there.VMs, there.Agent, there.Intent = now.VMs, now.Agent, catalog.IntentProtect
+			if err := h.rebind(ctx, e, there); err != nil {
 				return nil, err
 			}
 			return nil, h.attached(ctx, e)

@@ -113,6 +113,7 @@ func (h *Hub) serve(ctx context.Context, ls listeners) error {
 		serving.Go(func() error { return h.ended(ctx, "API", web.Serve(l)) })
 	}
 	h.startGroups(ctx)
+	serving.Go(func() error { h.freezer.Run(ctx); return nil })
 	serving.Go(func() error { h.followPlans(ctx); return nil })
 	serving.Go(func() error { h.failovers.Run(ctx); return nil })
 	serving.Go(func() error { h.drills.run(ctx); return nil })

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,8 +124,26 @@ func (g *storedGroup) Checkpoints(context.Context) ([]api.Checkpoint, error) {
 	return out, nil
 }
 
+// autoCheckpoints are AutoCheckpoints up to q.Settled.
+func (g *storedGroup) autoCheckpoints(q replica.AutoQuery) ([]api.Checkpoint, bool, error) {
+	marks, more, err := g.store.Auto(q)
+	if err != nil {
+		return nil, false, fmt.Errorf("list the automatic checkpoints of group %s: %w", g.name, err)
+	}
+	var out []api.Checkpoint
+	for _, m := range marks {
+		out = append(out, api.Checkpoint{
+			Name: journal.AutoName(m.At), Seq: uint64(m.Seq), Time: m.At, Kind: "auto", Consistency: string(journal.CrashConsistent),
+		})
+	}
+	return out, more, nil
+}
+
 func checkpointOf(c journal.Checkpoint) api.Checkpoint {
-	return api.Checkpoint{Name: c.Name, Seq: uint64(c.Seq), Time: time.Unix(0, c.Time).UTC(), Kind: c.Kind}
+	return api.Checkpoint{
+		Name: c.Name, Seq: uint64(c.Seq), Time: time.Unix(0, c.Time).UTC(), Kind: c.Kind,
+		Consistency: string(cmp.Or(c.Consistency, journal.CrashConsistent)), Reason: c.Reason,
+	}
 }
 
 // points fills in what the files tell; newest is when the newest point was the

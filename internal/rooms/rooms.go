@@ -26,7 +26,7 @@ var floors = [][]string{
 	{"journal"},
 	{"internal/catalog"},
 	{"internal/vm"},
-	{"internal/tap", "internal/plan", "internal/proof"},
+	{"internal/tap", "internal/plan", "internal/proof", "internal/guest"},
 	{"internal/keeper", "internal/replica", "internal/drill"},
 	{"internal/sync", "internal/relay"},
 	{"internal/recovery", "internal/failover"},
