@@ -203,11 +203,29 @@ func (h *Hub) RollbackFailover(_ context.Context, group string) (api.Task, error
 		if err != nil || e.record().Intent != catalog.IntentProtect {
 			return nil, err
 		}
-		if err := h.attached(ctx, e); err != nil { // it is tried again and again
-			return nil, api.Errorf(api.CodeUnavailable, "the failover is taken back; %v", err).WithHint("rephub status %s shows how it goes on", group)
-		}
-		return nil, nil
+		progress(api.Progress{Step: "going on as before"})
+		return nil, h.followed(ctx, e)
 	})
+}
+
+// followed waits until a group whose failover was taken back takes writes again, which is tried again and again.
+func (h *Hub) followed(ctx context.Context, e *entry) error {
+	ctx, cancel := context.WithTimeout(ctx, attachPatience)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		st := e.status()
+		if st.State == api.StateProtected || st.State == api.StateSyncing {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return api.Errorf(api.CodeUnavailable, "the failover of group %s is taken back, but the group is %s: %s", st.Name, st.State, st.Reason).
+				WithHint("it goes on by itself; rephub status %s shows how it is", st.Name)
+		}
+	}
 }
 
 func committed(group string) error {
