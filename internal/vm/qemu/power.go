@@ -8,6 +8,9 @@ import (
 	"github.com/rephub/rephub/internal/vm"
 )
 
+// endPatience is how long it may take until it shows that a QEMU that did not answer has ended.
+const endPatience = 3 * time.Second
+
 // Power implements vm.Machine.
 func (v *VM) Power(ctx context.Context, what vm.PowerAction) error {
 	switch what {
@@ -23,12 +26,18 @@ func (v *VM) Power(ctx context.Context, what vm.PowerAction) error {
 		return v.goOn(ctx)
 	case vm.PowerEnd:
 		err := v.do(ctx, "quit", nil, nil)
-		select {
-		case <-v.Done(): // it may go before it has answered
+		if err == nil {
 			return nil
-		default:
-			return err
 		}
+		late := time.NewTimer(endPatience)
+		defer late.Stop()
+		select {
+		case <-v.Done(): // it went before it had answered
+			return nil
+		case <-late.C:
+		case <-ctx.Done():
+		}
+		return err
 	}
 	return fmt.Errorf("no such action: %q", what)
 }
