@@ -10,6 +10,7 @@ import (
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/failover"
+	"github.com/rephub/rephub/internal/files"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/plan"
 	"github.com/rephub/rephub/internal/recovery"
@@ -29,6 +30,7 @@ type Hub struct {
 	keeper  *keeper.Link
 	beside  func() // Config.BesideVMs, once
 	mounts  *recovery.Mounts
+	files   *files.Readers
 	tasks   *tasks
 	vms     *vm.Pool
 	agents  *agents
@@ -68,6 +70,7 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 	h.mounts, err = recovery.New(recovery.Config{
 		Dir: data.join("mounts"), Endpoints: where.NBD, Records: mountRecords{h.store}, Logger: cfg.Logger,
 	})
+	h.files = files.New(files.Config{Exe: cfg.Exe, Logger: cfg.Logger})
 	h.failovers = h.newFailovers()
 	if err == nil {
 		h.agents, err = h.newAgents()
