@@ -319,7 +319,7 @@ func (s *Stream) end(kind byte, err error) error {
 	switch {
 	case silent:
 		e.Text = fmt.Sprintf("the reader of this file system was ended, because it found nothing for %v", s.readers.cfg.Patience)
-	case strings.Contains(last, "out of memory") || strings.Contains(last, "cannot allocate memory"):
+	case strings.Contains(last, "out of memory"), strings.Contains(last, "cannot allocate memory"), strings.Contains(last, "failed to allocate"):
 		e.Text = fmt.Sprintf("reading this file system takes more than %d MiB of memory", memoryLimit>>20)
 	}
 	return e
