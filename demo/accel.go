@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"github.com/rephub/rephub/demo/boot"
 	"os"
 	"time"
 )
@@ -12,7 +13,7 @@ const probeLimit = 6 * time.Second
 
 // chooseAccel returns QEMU's accelerator: kvm when a guest really boots with
 // it, software emulation (tcg) otherwise.
-func chooseAccel(ctx context.Context, dir string, b boot) string {
+func chooseAccel(ctx context.Context, dir string, b boot.Boot) string {
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
 		return "tcg"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/rephub/rephub/demo/boot"
 	"os"
 	"path/filepath"
 	"time"
@@ -13,7 +14,7 @@ type stepFunc = func(context.Context) error
 
 func (s *story) prepare(ctx context.Context) error {
 	var err error
-	if s.boot, err = makeBoot(ctx, s.dir); err != nil {
+	if s.boot, err = boot.Make(ctx, ".", s.dir); err != nil {
 		return err
 	}
 	if s.accel == "" {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"github.com/rephub/rephub/demo/boot"
 	"os"
 	"path/filepath"
 	"time"
@@ -33,7 +34,7 @@ type story struct {
 	dir, accel string
 	began      time.Time
 
-	boot      boot
+	boot      boot.Boot
 	hub       *hub
 	victim    *vm
 	guests    []*vm

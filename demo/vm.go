@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/rephub/rephub/demo/boot"
 	"io"
 	"os"
 	"os/exec"
@@ -38,11 +39,11 @@ type vm struct {
 
 // startVM boots a guest that does the given task (see guest/init). QEMU's own
 // messages and the kernel's console go to files in dir.
-func startVM(dir, name, accel, task string, b boot, qmp string, drives []drive) (*vm, error) {
+func startVM(dir, name, accel, task string, b boot.Boot, qmp string, drives []drive) (*vm, error) {
 	args := []string{
 		"-name", name, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-accel", accel, "-m", "256", "-smp", "1",
-		"-kernel", b.kernel, "-initrd", b.initrd,
+		"-kernel", b.Kernel, "-initrd", b.Initrd,
 		"-append", "console=ttyS0 quiet panic=-1 task=" + task,
 		"-serial", "file:" + filepath.Join(dir, name+".console"), "-serial", "stdio",
 	}

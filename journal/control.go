@@ -123,7 +123,22 @@ type Checkpoint struct {
 	Seq  Seq    `json:"seq"`
 	Kind string `json:"kind,omitempty"` // user, automatic …
 	Time int64  `json:"time"`           // ns since 1970
+	// Consistency is what the guests had done for the point; empty: nothing.
+	Consistency Consistency `json:"consistency,omitempty"`
+	// Reason is why the guests did nothing, although they were asked.
+	Reason string `json:"reason,omitempty"`
 }
+
+// Consistency is what can be expected of a point.
+type Consistency string
+
+const (
+	// CrashConsistent: as after a power loss, of all volumes at one moment.
+	CrashConsistent Consistency = "crash"
+	// ApplicationConsistent: the guests' file systems were frozen at that moment, with
+	// everything written out, and what the guests do before a freeze was done.
+	ApplicationConsistent Consistency = "application"
+)
 
 // CheckpointRemoved forgets a checkpoint's name.
 type CheckpointRemoved struct {

@@ -34,7 +34,7 @@ func (d *daemon) launch(args ...string) {
 	defer log.Close()
 	cmd := exec.Command(d.exe, args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := d.net.start(cmd); err != nil {
+	if err := d.net.Start(cmd); err != nil {
 		d.t.Fatal(err)
 	}
 	exited := make(chan struct{})

@@ -95,6 +95,7 @@ type Network struct {
 	Proxy     *Proxy
 	HubListen string // where the hub listens for agents, in its namespace
 	AgentDial string // where agents find it, in theirs
+	between   *Namespace
 }
 
 // NewNetwork makes the three namespaces: of the hub, of the host, and of what is
@@ -102,7 +103,7 @@ type Network struct {
 func NewNetwork(t testing.TB) *Network {
 	t.Helper()
 	between := newNamespace(t)
-	n := &Network{Hub: newNamespace(t), Host: newNamespace(t), HubListen: "10.77.2.2:7711", AgentDial: "10.77.1.1:7711"}
+	n := &Network{Hub: newNamespace(t), Host: newNamespace(t), HubListen: "10.77.2.2:7711", AgentDial: "10.77.1.1:7711", between: between}
 	for _, v := range []struct {
 		end       *Namespace
 		name      string
@@ -114,8 +115,23 @@ func NewNetwork(t testing.TB) *Network {
 		v.end.ip(t, nil, "addr", "add", v.far, "dev", "net")
 		v.end.ip(t, nil, "link", "set", "net", "up")
 	}
+	n.join(t)
+	return n
+}
+
+// Back is the same network for the other direction: the hub is where the host was, and the agents where the hub was.
+func (n *Network) Back(t testing.TB) *Network {
+	t.Helper()
+	back := &Network{Hub: n.Host, Host: n.Hub, HubListen: "10.77.1.2:7712", AgentDial: "10.77.2.1:7712", between: n.between}
+	back.join(t)
+	return back
+}
+
+// join makes the proxy.
+func (n *Network) join(t testing.TB) {
+	t.Helper()
 	var l net.Listener
-	err := between.Do(func() (err error) {
+	err := n.between.Do(func() (err error) {
 		l, err = net.Listen("tcp", n.AgentDial)
 		return err
 	})
@@ -123,18 +139,17 @@ func NewNetwork(t testing.TB) *Network {
 		t.Fatal(err)
 	}
 	n.Proxy = NewProxy(l, func(ctx context.Context) (conn net.Conn, err error) {
-		err = between.Do(func() (err error) {
+		err = n.between.Do(func() (err error) {
 			conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", n.HubListen)
 			return err
 		})
 		return conn, err
 	})
 	t.Cleanup(n.Proxy.Close)
-	return n
 }
 
-// start starts a command in the namespace; a nil one is the test's own.
-func (n *Namespace) start(cmd *exec.Cmd) error {
+// Start starts a command in the namespace, which dies with the test; a nil one is the test's own.
+func (n *Namespace) Start(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	return n.Do(cmd.Start)
 }

@@ -3,15 +3,22 @@ package rig
 import (
 	"fmt"
 	"os"
+	"testing"
 	"time"
 
 	"github.com/rephub/rephub/internal/api"
 )
 
-// Eventually asks again and again until check has no objection, and fails the
-// test with the last one after limit.
+// Eventually is the package's, with the hub's test.
 func (h *Hub) Eventually(what string, limit time.Duration, check func() error) {
 	h.t.Helper()
+	Eventually(h.t, what, limit, check)
+}
+
+// Eventually asks again and again until check has no objection, and fails the
+// test with the last one after limit.
+func Eventually(t testing.TB, what string, limit time.Duration, check func() error) {
+	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	deadline := time.Now().Add(limit)
@@ -21,7 +28,7 @@ func (h *Hub) Eventually(what string, limit time.Duration, check func() error) {
 			return
 		}
 		if time.Now().After(deadline) {
-			h.t.Fatalf("waited %s: %s: %v", limit, what, err)
+			t.Fatalf("waited %s: %s: %v", limit, what, err)
 		}
 		<-tick.C
 	}

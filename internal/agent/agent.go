@@ -13,8 +13,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rephub/rephub/internal/api"
+	"github.com/rephub/rephub/internal/guest"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/relay"
+	"github.com/rephub/rephub/internal/vfs"
 	"github.com/rephub/rephub/internal/vm/discover"
 	"github.com/rephub/rephub/internal/vm/libvirt"
 )
@@ -62,6 +64,8 @@ type Agent struct {
 	vms    *machines
 	groups *groups
 	budget *budget
+	// freezer is set before groups begin to live.
+	freezer *guest.Freezer
 	// changed holds one element when a group is in another state.
 	changed chan struct{}
 }
@@ -153,6 +157,11 @@ func newWatcher(cfg *Config) (*discover.Watcher, error) {
 // run goes on with the groups there are and obeys the hub until ctx ends.
 func (a *Agent) run(ctx context.Context, watcher *discover.Watcher) error {
 	a.vms.set(watcher.Once())
+	var err error
+	a.freezer, err = guest.New(guest.Config{Dir: a.data.join("freezes"), Exe: a.cfg.Exe, FS: vfs.OS(), Logger: a.cfg.Logger})
+	if err != nil {
+		return err
+	}
 	if err := a.groups.restore(); err != nil {
 		return err
 	}
@@ -165,11 +174,12 @@ func (a *Agent) run(ctx context.Context, watcher *discover.Watcher) error {
 	})
 	work.Go(func() error { a.up.run(ctx); return nil })
 	work.Go(func() error { a.report(ctx); return nil })
+	work.Go(func() error { a.freezer.Run(ctx); return nil })
 	a.cfg.Logger.Info("agent is ready", "data", a.data.path, "hub", a.up.hub, "agent", a.up.identity.Agent().Name, "pid", os.Getpid())
 	if a.cfg.Ready != nil {
 		a.cfg.Ready()
 	}
-	err := work.Wait()
+	err = work.Wait()
 	a.cfg.Logger.Info("agent is stopping; VMs and their taps are not touched")
 	a.groups.close()
 	return errors.Join(err, a.keeper.Close())

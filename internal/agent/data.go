@@ -18,6 +18,7 @@ import (
 //	agent.json   where the hub is
 //	identity/    key and certificate
 //	keeper/      the tap keeper's sockets
+//	freezes/     notes of guests that are frozen for a moment
 //	run/         sockets that VMs make for the reader
 //	groups/ID/   a group: what the hub wants, what must not be forgotten, spool
 type dataDir struct {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"sync"
+	"time"
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/host"
@@ -243,6 +244,24 @@ func (gs *groups) fresh(id journal.GroupID) (host.Fresh, error) {
 	}
 	st := life.Status()
 	return host.Fresh{Seq: st.Last, Protected: st.State == protect.StateProtected}, nil
+}
+
+// quiesce freezes the guests of a group for a moment. That needs no hub: one that is
+// lost meanwhile does not keep them frozen.
+func (gs *groups) quiesce(ctx context.Context, q host.Quiesce) (host.Quiesced, error) {
+	g, err := gs.find(q.ID)
+	if err != nil {
+		return host.Quiesced{}, err
+	}
+	life, _, err := g.now()
+	if life == nil {
+		return host.Quiesced{}, api.Errorf(api.CodeUnavailable, "%v", err)
+	}
+	quiet, err := life.Quiesce(ctx, q.Patience)
+	if err != nil {
+		return host.Quiesced{Failed: err.Error()}, nil
+	}
+	return host.Quiesced{Seq: quiet.Seq, Age: time.Since(quiet.At)}, nil
 }
 
 // close waits for everything; taps stay.

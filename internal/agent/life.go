@@ -78,8 +78,8 @@ func (g *group) newLife(s *spool) (*protect.Group, error) {
 	}
 	return protect.New(protect.Deps{
 		Replica: replica, FS: vfs.OS(), Keeper: a.keeper.Get, Logger: a.cfg.Logger,
-		Changed: a.stateChanged,
-		OpenVM:  func(ctx context.Context, ref protect.VMRef) (vm.VM, error) { return g.openVM(ctx, ref.Name) },
+		Changed: a.stateChanged, Freezer: a.freezer,
+		OpenVM: func(ctx context.Context, ref protect.VMRef) (vm.VM, error) { return g.openVM(ctx, ref.Name) },
 		GrantEpoch: func(ctx context.Context, id journal.GroupID, after journal.Epoch) (journal.Epoch, error) {
 			var granted host.Granted
 			err := a.up.call(ctx, host.CallGrant, host.Grant{Group: id, After: after}, &granted)

@@ -36,6 +36,8 @@ func (a *Agent) do(ctx context.Context, method string, params json.RawMessage) (
 		return answer(params, func(f host.Groups) (any, error) { return nil, a.groups.forget(f.IDs) })
 	case host.CallAwait:
 		return answer(params, func(w host.Await) (any, error) { return nil, a.groups.await(ctx, w) })
+	case host.CallQuiesce:
+		return answer(params, func(q host.Quiesce) (any, error) { return a.groups.quiesce(ctx, q) })
 	case host.CallFresh:
 		return answer(params, func(id host.ID) (any, error) { return a.groups.fresh(id.ID) })
 	}

@@ -77,11 +77,34 @@ func (e *echo) ListFailovers(context.Context) (Failovers, error) {
 	return Failovers{Failovers: []Failover{}}, e.note("list-failovers")
 }
 func (e *echo) StopFailover(_ context.Context, id string) error { return e.note("stop-failover", id) }
+func (e *echo) ListReports(_ context.Context, g string) (Reports, error) {
+	return Reports{}, e.note("list-reports", g)
+}
+func (e *echo) Report(_ context.Context, id string) (Report, error) {
+	return Report{ID: id}, e.note("get-report", id)
+}
+func (e *echo) ReportPage(_ context.Context, id string) (ReportPage, error) {
+	return ReportPage{ID: id}, e.note("get-report-page", id)
+}
+func (e *echo) ScheduleDrill(_ context.Context, g string, r DrillRequest) (Drill, error) {
+	return Drill{Group: g}, e.note("schedule-drill", g, r)
+}
+func (e *echo) ListDrills(context.Context) (Drills, error) {
+	return Drills{}, e.note("list-drills")
+}
+func (e *echo) RemoveDrill(_ context.Context, g string) error { return e.note("remove-drill", g) }
+func (e *echo) RunDrill(_ context.Context, g string) (Task, error) {
+	return Task{}, e.note("run-drill", g)
+}
 func (e *echo) RemoveCheckpoint(_ context.Context, g, name string) error {
 	return e.note("remove-checkpoint", g, name)
 }
-func (e *echo) ListCheckpoints(_ context.Context, g string) (Checkpoints, error) {
-	return Checkpoints{}, e.note("list-checkpoints", g)
+func (e *echo) ListCheckpoints(_ context.Context, g string, q CheckpointQuery) (Checkpoints, error) {
+	return Checkpoints{}, e.note("list-checkpoints", g, q)
+}
+
+func (e *echo) SetAutoCheckpoints(_ context.Context, g string, s AutoCheckpoints) (AutoCheckpoints, error) {
+	return s, e.note("set-auto-checkpoints", g, s)
 }
 func (e *echo) Mount(_ context.Context, r MountRequest) (Mount, error) {
 	return Mount{ID: "m"}, e.note("mount", r)
@@ -142,6 +165,7 @@ func TestOperations(t *testing.T) {
 	svc := &echo{}
 	c := serve(t, svc)
 	ctx := t.Context()
+	noon := time.Date(2026, 1, 31, 12, 0, 0, 5, time.UTC)
 	for _, tc := range []struct {
 		name string
 		call func() error
@@ -163,12 +187,15 @@ func TestOperations(t *testing.T) {
 		{"pause", func() error { _, err := c.Pause(ctx, "g"); return err }, []any{"pause", "g"}},
 		{"resume", func() error { _, err := c.Resume(ctx, "g"); return err }, []any{"resume", "g"}},
 		{"status", func() error { _, err := c.Status(ctx, "g&x"); return err }, []any{"status", "g&x"}},
-		{"create-checkpoint", func() error { _, err := c.CreateCheckpoint(ctx, "g", CheckpointRequest{"n"}); return err },
-			[]any{"create-checkpoint", "g", CheckpointRequest{"n"}}},
+		{"create-checkpoint", func() error { _, err := c.CreateCheckpoint(ctx, "g", CheckpointRequest{"n", true, 2}); return err },
+			[]any{"create-checkpoint", "g", CheckpointRequest{"n", true, 2}}},
 		{"remove-checkpoint", func() error { return c.RemoveCheckpoint(ctx, "g", "n") }, []any{"remove-checkpoint", "g", "n"}},
 		{"plan", func() error { _, err := c.Plan(ctx, "g"); return err }, []any{"plan", "g"}},
 		{"set-plan", func() error { _, err := c.SetPlan(ctx, "g", PlanText{"vms: {}"}); return err }, []any{"set-plan", "g", PlanText{"vms: {}"}}},
-		{"test-failover", func() error { _, err := c.TestFailover(ctx, "g", FailoverRequest{"-30s"}); return err }, []any{"test-failover", "g", FailoverRequest{"-30s"}}},
+		{"test-failover", func() error {
+			_, err := c.TestFailover(ctx, "g", FailoverRequest{"-30s", &Checks{Agent: true}, true})
+			return err
+		}, []any{"test-failover", "g", FailoverRequest{"-30s", &Checks{Agent: true}, true}}},
 		{"start-failover", func() error {
 			_, err := c.StartFailover(ctx, "g", FailoverStart{At: "-1s", Planned: true, CommitAfterSeconds: 2})
 			return err
@@ -177,7 +204,20 @@ func TestOperations(t *testing.T) {
 		{"rollback-failover", func() error { _, err := c.RollbackFailover(ctx, "g"); return err }, []any{"rollback-failover", "g"}},
 		{"list-failovers", func() error { _, err := c.ListFailovers(ctx); return err }, []any{"list-failovers"}},
 		{"stop-failover", func() error { return c.StopFailover(ctx, "i") }, []any{"stop-failover", "i"}},
-		{"list-checkpoints", func() error { _, err := c.ListCheckpoints(ctx, "g"); return err }, []any{"list-checkpoints", "g"}},
+		{"list-reports", func() error { _, err := c.ListReports(ctx, "g&x"); return err }, []any{"list-reports", "g&x"}},
+		{"get-report", func() error { _, err := c.Report(ctx, "a b/c"); return err }, []any{"get-report", "a b/c"}},
+		{"get-report-page", func() error { _, err := c.ReportPage(ctx, "a b/c"); return err }, []any{"get-report-page", "a b/c"}},
+		{"schedule-drill", func() error {
+			_, err := c.ScheduleDrill(ctx, "g", DrillRequest{"02:30", &Checks{Serial: "login:", TimeoutSeconds: 1.5}})
+			return err
+		}, []any{"schedule-drill", "g", DrillRequest{"02:30", &Checks{Serial: "login:", TimeoutSeconds: 1.5}}}},
+		{"list-drills", func() error { _, err := c.ListDrills(ctx); return err }, []any{"list-drills"}},
+		{"remove-drill", func() error { return c.RemoveDrill(ctx, "g") }, []any{"remove-drill", "g"}},
+		{"run-drill", func() error { _, err := c.RunDrill(ctx, "g"); return err }, []any{"run-drill", "g"}},
+		{"list-checkpoints", func() error { _, err := c.ListCheckpoints(ctx, "g", CheckpointQuery{7, noon}); return err },
+			[]any{"list-checkpoints", "g", CheckpointQuery{7, noon}}},
+		{"set-auto-checkpoints", func() error { _, err := c.SetAutoCheckpoints(ctx, "g", AutoCheckpoints{9}); return err },
+			[]any{"set-auto-checkpoints", "g", AutoCheckpoints{9}}},
 		{"mount", func() error { _, err := c.Mount(ctx, MountRequest{"g", "-30s", true}); return err }, []any{"mount", MountRequest{"g", "-30s", true}}},
 		{"list-mounts", func() error { _, err := c.ListMounts(ctx); return err }, []any{"list-mounts"}},
 		{"unmount", func() error { return c.Unmount(ctx, "m", true) }, []any{"unmount", "m", true}},

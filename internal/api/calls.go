@@ -65,8 +65,17 @@ func (c *Client) CreateCheckpoint(ctx context.Context, group string, req Checkpo
 }
 
 // ListCheckpoints implements Service.
-func (c *Client) ListCheckpoints(ctx context.Context, group string) (Checkpoints, error) {
-	return call[Checkpoints](ctx, c, http.MethodGet, groupURL(group)+"/checkpoints", nil)
+func (c *Client) ListCheckpoints(ctx context.Context, group string, q CheckpointQuery) (Checkpoints, error) {
+	v := url.Values{"auto": {strconv.Itoa(q.Auto)}}
+	if !q.Before.IsZero() {
+		v.Set("before", q.Before.Format(time.RFC3339Nano))
+	}
+	return call[Checkpoints](ctx, c, http.MethodGet, groupURL(group)+"/checkpoints?"+v.Encode(), nil)
+}
+
+// SetAutoCheckpoints implements Service.
+func (c *Client) SetAutoCheckpoints(ctx context.Context, group string, set AutoCheckpoints) (AutoCheckpoints, error) {
+	return call[AutoCheckpoints](ctx, c, http.MethodPut, groupURL(group)+"/auto-checkpoints", set)
 }
 
 // RemoveCheckpoint implements Service.

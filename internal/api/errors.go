@@ -19,13 +19,14 @@ const (
 	CodeNoSpace     Code = "no-space"    // 507
 	CodeUnavailable Code = "unavailable" // try again later; 503
 	CodeCancelled   Code = "cancelled"   // somebody asked to stop; 409
+	CodeCheck       Code = "check"       // a check was not passed; 409
 	CodeInternal    Code = "internal"    // 500
 )
 
 var statusOf = map[Code]int{
 	CodeInvalid: http.StatusBadRequest, CodeNotFound: http.StatusNotFound, CodeConflict: http.StatusConflict,
 	CodeRefused: http.StatusForbidden, CodeNoSpace: http.StatusInsufficientStorage,
-	CodeUnavailable: http.StatusServiceUnavailable, CodeCancelled: http.StatusConflict,
+	CodeUnavailable: http.StatusServiceUnavailable, CodeCancelled: http.StatusConflict, CodeCheck: http.StatusConflict,
 	CodeInternal: http.StatusInternalServerError,
 }
 
@@ -33,7 +34,7 @@ var statusOf = map[Code]int{
 type Error struct {
 	Title  string   `json:"title" doc:"the HTTP status in words"`
 	Status int      `json:"status" doc:"HTTP status"`
-	Code   Code     `json:"code" enum:"invalid,not-found,conflict,refused,no-space,unavailable,cancelled,internal"`
+	Code   Code     `json:"code" enum:"invalid,not-found,conflict,refused,no-space,unavailable,cancelled,check,internal"`
 	Detail string   `json:"detail" doc:"what went wrong, for people"`
 	Hint   string   `json:"hint,omitempty" doc:"what the user can do about it"`
 	Fields []string `json:"fields,omitempty" doc:"what is wrong with which field of the request"`

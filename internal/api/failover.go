@@ -4,7 +4,9 @@ import "time"
 
 // FailoverRequest starts a group's VMs from a point.
 type FailoverRequest struct {
-	At string `json:"at,omitempty" doc:"POINT; default latest"`
+	At    string  `json:"at,omitempty" doc:"POINT; default latest"`
+	Check *Checks `json:"check,omitempty" doc:"of all VMs, beside those of the plan"`
+	Stop  bool    `json:"stop,omitempty" doc:"take the test away after the checks, however they end"`
 }
 
 // FailoverStart fails a group over.
@@ -21,7 +23,7 @@ type Failover struct {
 	ID         string       `json:"id" doc:"also of the mount that the VMs run from"`
 	Group      string       `json:"group"`
 	Kind       string       `json:"kind" enum:"test,failover"`
-	State      string       `json:"state" enum:"starting,running,ended,stopping,committing,committed" doc:"ended: none of its VMs runs any more; stopping: also of a rollback"`
+	State      string       `json:"state" enum:"starting,running,ended,stopping,stopped,committing,committed" doc:"ended: none of its VMs runs any more; stopping: also of a rollback; stopped: a test that was taken away after its checks"`
 	Seq        uint64       `json:"seq"`
 	Time       time.Time    `json:"time" doc:"of the point"`
 	Started    time.Time    `json:"started"`
@@ -32,6 +34,8 @@ type Failover struct {
 	TotalBytes int64        `json:"total_bytes,omitempty"`
 	Problem    string       `json:"problem,omitempty" doc:"what holds a commit or a rollback up; it is tried again"`
 	Notes      []string     `json:"notes,omitempty" doc:"what became of the VMs where they were"`
+	Report     string       `json:"report,omitempty" doc:"id of a test's report; in its task's result"`
+	Checks     int          `json:"checks,omitempty" doc:"how many were passed, beside that QEMU runs the VMs; likewise"`
 	VMs        []FailoverVM `json:"vms" nullable:"false"`
 }
 

@@ -21,6 +21,8 @@ func (o *operations) registerAll(a huma.API) {
 	o.registerMounts(a)
 	o.registerFiles(a)
 	o.registerFailovers(a)
+	o.registerReports(a)
+	o.registerDrills(a)
 	o.registerTasks(a)
 }
 
@@ -74,6 +76,15 @@ func (o *operations) registerPoints(a huma.API) {
 		Group string `path:"group"`
 		Body  CheckpointRequest
 	}
+	type list struct {
+		Group  string    `path:"group"`
+		Auto   int       `query:"auto" minimum:"0" maximum:"10000" default:"20" doc:"at most so many automatic ones, the newest"`
+		Before time.Time `query:"before" doc:"only those at or before this time; default all"`
+	}
+	type auto struct {
+		Group string `path:"group"`
+		Body  AutoCheckpoints
+	}
 	type remove struct {
 		Group string `path:"group"`
 		Name  string `path:"name"`
@@ -83,8 +94,12 @@ func (o *operations) registerPoints(a huma.API) {
 		Body  ExportRequest
 	}
 	register(o, a, op(http.MethodGet, "/groups/{group}/checkpoints", "list-checkpoints", "A group's checkpoints"),
-		func(ctx context.Context, in *groupPath) (Checkpoints, error) {
-			return o.svc.ListCheckpoints(ctx, in.Group)
+		func(ctx context.Context, in *list) (Checkpoints, error) {
+			return o.svc.ListCheckpoints(ctx, in.Group, CheckpointQuery{in.Auto, in.Before})
+		})
+	register(o, a, op(http.MethodPut, "/groups/{group}/auto-checkpoints", "set-auto-checkpoints", "Set how far automatic checkpoints are apart"),
+		func(ctx context.Context, in *auto) (AutoCheckpoints, error) {
+			return o.svc.SetAutoCheckpoints(ctx, in.Group, in.Body)
 		})
 	add := op(http.MethodPost, "/groups/{group}/checkpoints", "create-checkpoint", "Name the newest point")
 	add.DefaultStatus = http.StatusCreated

@@ -16,6 +16,8 @@ type Service interface {
 	Recovery
 	FileService
 	FailoverService
+	ReportService
+	DrillService
 	TaskService
 }
 
@@ -47,7 +49,9 @@ type Groups interface {
 // Points are the named recovery points.
 type Points interface {
 	CreateCheckpoint(ctx context.Context, group string, req CheckpointRequest) (Checkpoint, error)
-	ListCheckpoints(ctx context.Context, group string) (Checkpoints, error)
+	ListCheckpoints(ctx context.Context, group string, q CheckpointQuery) (Checkpoints, error)
+	// SetAutoCheckpoints changes what is listed of the whole history, and returns what was set.
+	SetAutoCheckpoints(ctx context.Context, group string, set AutoCheckpoints) (AutoCheckpoints, error)
 	// RemoveCheckpoint forgets a name; its point is kept no longer than others.
 	RemoveCheckpoint(ctx context.Context, group, name string) error
 }

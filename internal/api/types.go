@@ -47,12 +47,14 @@ type GroupStatus struct {
 	Volumes        []VolumeStatus `json:"volumes" nullable:"false"`
 	Unprotected    []string       `json:"unprotected,omitempty" doc:"volumes, as VM/NODE, that its VMs got after all they had was protected, and that no group protects"`
 	HistorySeconds float64        `json:"history_seconds" doc:"promised history"`
-	JournalBytes   int64          `json:"journal_bytes"`
-	SpoolBytes     int64          `json:"spool_bytes,omitempty" doc:"what the agent keeps because the hub has not confirmed it, about; left out when that is nothing, or not known"`
-	HeldSeq        uint64         `json:"held_seq,omitempty" doc:"the point from which on history is kept longer than history_seconds"`
-	HistoryNote    string         `json:"history_note,omitempty" doc:"why the history is longer than history_seconds, for people"`
-	OldestTime     *time.Time     `json:"oldest_time,omitempty" doc:"time of first_seq; left out while the disk is too slow to tell"`
-	NewestTime     *time.Time     `json:"newest_time,omitempty" doc:"time of durable_seq"`
+	// CheckpointEverySeconds is how far automatic checkpoints are apart.
+	CheckpointEverySeconds float64    `json:"checkpoint_every_seconds" doc:"how far automatic checkpoints are apart; 0: there are none"`
+	JournalBytes           int64      `json:"journal_bytes"`
+	SpoolBytes             int64      `json:"spool_bytes,omitempty" doc:"what the agent keeps because the hub has not confirmed it, about; left out when that is nothing, or not known"`
+	HeldSeq                uint64     `json:"held_seq,omitempty" doc:"the point from which on history is kept longer than history_seconds"`
+	HistoryNote            string     `json:"history_note,omitempty" doc:"why the history is longer than history_seconds, for people"`
+	OldestTime             *time.Time `json:"oldest_time,omitempty" doc:"time of first_seq; left out while the disk is too slow to tell"`
+	NewestTime             *time.Time `json:"newest_time,omitempty" doc:"time of durable_seq"`
 }
 
 // VolumeStatus is one volume of a group.
@@ -115,6 +117,15 @@ type ProtectRequest struct {
 	Group          string   `json:"group,omitempty" doc:"default: the name of the first VM"`
 	Volumes        []string `json:"volumes,omitempty" doc:"NODE or VM/NODE; default: all"`
 	HistorySeconds float64  `json:"history_seconds,omitempty" minimum:"0" doc:"history to keep; default 24 hours"`
+	Seeds          []Seed   `json:"seeds,omitempty" doc:"old disks of all volumes, on the hub's host; they are the first point, and only what differs from them is copied"`
+	// CheckpointEverySeconds is nil for the default.
+	CheckpointEverySeconds *float64 `json:"checkpoint_every_seconds,omitempty" minimum:"0" maximum:"86400" doc:"how far automatic checkpoints are apart, whole seconds; 0: none; default 5"`
+}
+
+// Seed is an old disk of a volume.
+type Seed struct {
+	Volume string `json:"volume" doc:"NODE or VM/NODE"`
+	Path   string `json:"path" doc:"of a disk image on the hub's host, which nobody has open; it is copied, and not changed"`
 }
 
 // Checkpoint is a named or automatic point.
@@ -122,17 +133,34 @@ type Checkpoint struct {
 	Name string    `json:"name"`
 	Seq  uint64    `json:"seq"`
 	Time time.Time `json:"time"`
-	Kind string    `json:"kind" doc:"named or automatic"`
+	Kind string    `json:"kind" doc:"named or auto"`
+	// Consistency is application when the guests' file systems were frozen.
+	Consistency string `json:"consistency" enum:"crash,application" doc:"application: the guests' file systems were frozen at that moment; crash: as after a power loss"`
+	Reason      string `json:"reason,omitempty" doc:"why it is crash although application was asked for"`
 }
 
-// Checkpoints is a list, oldest first.
+// Checkpoints is a list, oldest first: all that were named, and the newest automatic ones.
 type Checkpoints struct {
 	Checkpoints []Checkpoint `json:"checkpoints" nullable:"false"`
+	More        bool         `json:"more,omitempty" doc:"there are older automatic ones: ask again with their time"`
+}
+
+// CheckpointQuery asks for checkpoints.
+type CheckpointQuery struct {
+	Auto   int       // at most so many automatic ones, the newest
+	Before time.Time // only those at or before; zero: all
+}
+
+// AutoCheckpoints says how far a group's automatic checkpoints are apart.
+type AutoCheckpoints struct {
+	EverySeconds float64 `json:"every_seconds" minimum:"0" maximum:"86400" doc:"whole seconds; 0: there are none"`
 }
 
 // CheckpointRequest makes a checkpoint of the newest fenced point.
 type CheckpointRequest struct {
-	Name string `json:"name,omitempty" doc:"default: made from the time"`
+	Name           string  `json:"name,omitempty" doc:"default: made from the time"`
+	Quiesce        bool    `json:"quiesce,omitempty" doc:"freeze the guests' file systems for a moment, through their guest agents; if that does not work the checkpoint is made all the same, and says so"`
+	QuiesceSeconds float64 `json:"quiesce_seconds,omitempty" minimum:"0" maximum:"600" doc:"how long the guests may take to be frozen; default 10"`
 }
 
 // MountRequest opens a group at a point.
@@ -212,7 +240,7 @@ type Progress struct {
 // Task is work that takes longer than a request.
 type Task struct {
 	ID       string          `json:"id"`
-	Kind     string          `json:"kind" doc:"protect, unprotect, pause, resume, export or failover-test"`
+	Kind     string          `json:"kind" doc:"protect, unprotect, pause, resume, export, failover-test, failover, failover-commit, failover-rollback or drill"`
 	Group    string          `json:"group,omitempty"`
 	State    TaskState       `json:"state" enum:"running,done,failed,cancelled"`
 	Revision uint64          `json:"revision" doc:"grows with every change"`

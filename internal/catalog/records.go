@@ -39,8 +39,11 @@ type Group struct {
 	History time.Duration   `json:"history_ns"`
 	Volumes []Volume        `json:"volumes"`
 	Created time.Time       `json:"created"`
-	Whole   bool            `json:"whole,omitempty"` // all volumes of its VMs were meant
-	Agent   string          `json:"agent,omitempty"` // id of the one that protects it; none: the hub itself
+	// CheckpointEvery is how far automatic checkpoints are apart; 0: the default, below: none.
+	CheckpointEvery time.Duration `json:"checkpoint_every_ns,omitempty"`
+
+	Whole bool   `json:"whole,omitempty"` // all volumes of its VMs were meant
+	Agent string `json:"agent,omitempty"` // id of the one that protects it; none: the hub itself
 }
 
 // Volume is a volume of a group, with an identity of its own.

@@ -49,6 +49,9 @@ func TestScripts(t *testing.T) {
 			"waitagent":  waitAgent,
 
 			"signalcatalog": signalCatalog,
+
+			"guest":    makeGuest,
+			"backdate": backdate,
 		},
 	})
 }

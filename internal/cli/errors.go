@@ -24,6 +24,7 @@ const (
 	exitUnavailable = 6
 	exitNoSpace     = 7
 	exitDamaged     = 8
+	exitCheck       = 9
 	exitInterrupted = 130
 )
 
@@ -36,11 +37,12 @@ var exitCodes = []struct {
 	{exitFailed, "failed, for a reason that is none of the following"},
 	{exitUsage, "the command or the request makes no sense: unknown flag, wrong argument, bad POINT"},
 	{exitNoHub, "nothing answers at the hub's address"},
-	{exitNotFound, "there is no such VM, group, checkpoint, point, mount, failover or task"},
+	{exitNotFound, "there is no such VM, group, checkpoint, point, mount, failover, report, drill or task"},
 	{exitRefused, "the present state forbids it, or it would harm the VM; the hint says what to change"},
 	{exitUnavailable, "not possible at the moment, the catalog or a VM is away; try again later"},
 	{exitNoSpace, "a disk is too full"},
 	{exitDamaged, "the check found damage"},
+	{exitCheck, "a VM did not come up: a check of a failover test was not passed"},
 	{exitInterrupted, "interrupted (Ctrl-C or SIGTERM)"},
 }
 
@@ -160,6 +162,8 @@ func exitOf(c api.Code) int {
 		return exitUnavailable
 	case api.CodeNoSpace:
 		return exitNoSpace
+	case api.CodeCheck:
+		return exitCheck
 	}
 	return exitFailed
 }

@@ -19,41 +19,6 @@ func (a *app) failoverCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) failoverTestCommand() *cobra.Command {
-	req := api.FailoverRequest{At: "latest"}
-	cmd := &cobra.Command{
-		Use: "test G", Short: "Start a group's VMs from a point, apart from everything",
-		Long: `Start a group's VMs from a point on the hub's host, to see that they come up. They
-have the hardware that the recovery plan knows of, disks whose writes are discarded
-afterwards, and networks out of which nothing gets unless the plan says otherwise.
-Protection goes on. The command returns when all VMs run; if one does not start,
-nothing is left of the test. A group may have several tests at once.
-
-The VMs run until rephub failover stop, also while the hub is restarted. Commands of
-the plan are not run in a test.
-
-` + pointHelp,
-		Example: `  rephub failover test shop
-  rephub failover test shop --at -1h
-  rephub failover stop shop`,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeGroups,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkPoint(req.At); err != nil {
-				return err
-			}
-			return a.ask(func(c *api.Client) error {
-				task, err := c.TestFailover(cmd.Context(), args[0], req)
-				if err != nil {
-					return err
-				}
-				return a.followFailover(cmd.Context(), c, task)
-			})
-		},
-	}
-	cmd.Flags().StringVar(&req.At, "at", "latest", "the `POINT`")
-	return cmd
-}
-
 // followFailover follows a task whose result is a failover, and shows it.
 func (a *app) followFailover(ctx context.Context, c *api.Client, task api.Task) error {
 	task, err := a.follow(ctx, c, task, cancelled)
@@ -72,6 +37,7 @@ func (a *app) followFailover(ctx context.Context, c *api.Client, task api.Task) 
 			a.note("VM %s: %s", v.Name, n)
 		}
 	}
+	a.noteReport(f)
 	return a.print(f, func(t *table) { failoversTable(t, []api.Failover{f}) })
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/files"
 	"github.com/rephub/rephub/internal/giveway"
+	"github.com/rephub/rephub/internal/guest"
 	"github.com/rephub/rephub/internal/keeper"
 )
 
@@ -22,6 +23,18 @@ func (a *app) keeperCommand() *cobra.Command {
 				return statusError(code)
 			}
 			return nil
+		},
+	}
+}
+
+// freezeHolderCommand is how hub and agent have a process that keeps guests frozen
+// no longer than it may.
+func (a *app) freezeHolderCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "freeze-holder NOTE", Short: "Freeze guests for a moment; hub and agent start it", Hidden: true,
+		Args: cobra.ExactArgs(1), // only to be seen by people
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return guest.Hold(cmd.Context(), a.env.Stdin, a.env.Stdout)
 		},
 	}
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -14,7 +15,9 @@ import (
 func (a *app) protectCommand() *cobra.Command {
 	var req api.ProtectRequest
 	var history string
+	var seeds []string
 	var wait bool
+	var every time.Duration
 	cmd := &cobra.Command{
 		Use:   "protect VM...",
 		Short: "Protect VMs as one consistency group",
@@ -23,10 +26,17 @@ order, and every recovery point holds all of them at one moment.
 
 The command returns when every write is recorded; the first recovery point
 is there when the initial sync is done. --wait waits for that. Interrupting
-the command ends the waiting only; rephub unprotect ends the protection.`,
+the command ends the waiting only; rephub unprotect ends the protection.
+
+With --seed the volumes are compared with old disks of theirs that are on the hub's
+host already, as after a failover when the old site is back: only what differs
+crosses the network. What was on the old disks is the group's first point, the
+checkpoint "seed", so nothing of it is lost. The disks themselves are copied and
+left alone; nothing may have them open.`,
 		Example: `  rephub protect web --wait
   rephub protect web db --group shop --history 72h
-  rephub protect web --volume disk0 --volume disk1`,
+  rephub protect web --volume disk0 --volume disk1
+  rephub protect web --seed web/disk0=/var/lib/images/web.qcow2`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -35,6 +45,20 @@ the command ends the waiting only; rephub unprotect ends the protection.`,
 				return err
 			}
 			req.VMs, req.HistorySeconds = args, keep.Seconds()
+			for _, text := range seeds {
+				volume, path, ok := strings.Cut(text, "=")
+				if !ok || volume == "" || path == "" {
+					return withHint(usageError{"bad seed " + quote(text)}, "use VOLUME=PATH, like web/disk0=/var/lib/images/web.qcow2")
+				}
+				if path, err = filepath.Abs(path); err != nil {
+					return err
+				}
+				req.Seeds = append(req.Seeds, api.Seed{Volume: volume, Path: path})
+			}
+			if cmd.Flags().Changed("checkpoint-every") {
+				seconds := every.Seconds()
+				req.CheckpointEverySeconds = &seconds
+			}
 			return a.ask(func(c *api.Client) error {
 				task, err := c.Protect(cmd.Context(), req)
 				if err != nil {
@@ -53,7 +77,9 @@ the command ends the waiting only; rephub unprotect ends the protection.`,
 	f := cmd.Flags()
 	f.StringVar(&req.Group, "group", "", "`name` of the group (default: that of the first VM)")
 	f.StringArrayVar(&req.Volumes, "volume", nil, "only this `NODE or VM/NODE`; again for more (default: all volumes)")
+	f.StringArrayVar(&seeds, "seed", nil, "an old disk of a volume, on the hub's host, as `VOLUME=PATH`; one for each volume")
 	f.StringVar(&history, "history", "24h", "how much history to keep: 90m, 24h, 7d")
+	f.DurationVar(&every, "checkpoint-every", 5*time.Second, "how far automatic checkpoints are apart, in whole seconds; 0 for none")
 	f.BoolVar(&wait, "wait", false, "show the sync and return when the group is protected")
 	return cmd
 }

@@ -85,6 +85,9 @@ func (f *Failovers) hold(id string, err error) {
 
 // Commit makes a failover one that stays: durably so at return. Its volumes move in the background. It may be called twice.
 func (f *Failovers) Commit(id string) error {
+	if now, err := f.Get(id); err != nil || now.Phase == Committing || now.Phase == Committed {
+		return err
+	}
 	o, r, release, err := f.take(id, func(r *Record) error {
 		switch {
 		case r.Kind == Test:

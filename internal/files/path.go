@@ -114,7 +114,7 @@ func explain(err error, what string) *Error {
 	case errors.As(err, &e):
 		return e
 	case errors.As(err, &damage):
-		return &Error{Kind: Damaged, Text: fmt.Sprintf("%s: the file system is %v", what, err),
+		return &Error{Kind: Damaged, Text: fmt.Sprintf("%s: the file system is damaged: %s", what, strings.Replace(err.Error(), "damaged: ", "", 1)),
 			Help: "try another point; or mount one with --writable and repair it there"}
 	case errors.As(err, &unsupported):
 		return &Error{Kind: Unsupported, Text: fmt.Sprintf("%s: %v", what, err),

@@ -108,6 +108,10 @@ func loop(t *testing.T, img string) string {
 	return dev
 }
 
+// lvmTool is unpacked there by scripts/deps: the package's installation starts a
+// daemon.
+const lvmTool = "../../.cache/lvm/sbin/lvm"
+
 // Logical volumes as LVM's own tools lay them out: one in two pieces, one in
 // stripes over two disks.
 func TestLVM(t *testing.T) {
@@ -116,14 +120,14 @@ func TestLVM(t *testing.T) {
 	config := fmt.Sprintf(`global{activation=0} devices{use_devicesfile=0 filter=["a|^%s$|","a|^%s$|","r|.*|"]} backup{backup=0 archive=0}`, devA, devB)
 	lvm := func(args ...string) {
 		t.Helper()
-		run(t, "lvm", append([]string{args[0], "-q", "--config", config}, args[1:]...)...)
+		run(t, lvmTool, append([]string{args[0], "-q", "--config", config}, args[1:]...)...)
 	}
 	lvm("pvcreate", devA, devB)
 	lvm("vgcreate", "vg0", devA, devB)
 	lvm("lvcreate", "-an", "-Zn", "-Wn", "-L", "8M", "-n", "home", "vg0", devA)
 	lvm("lvcreate", "-an", "-Zn", "-Wn", "-L", "32M", "-i", "2", "-I", "64k", "-n", "fast", "vg0")
 	lvm("lvextend", "-L", "24M", "vg0/home", devA)
-	got := run(t, "lvm", "lvs", "-q", "--config", config, "--noheadings", "--units", "m", "-o", "lv_name,seg_pe_ranges", "vg0")
+	got := run(t, lvmTool, "lvs", "-q", "--config", config, "--noheadings", "--units", "m", "-o", "lv_name,seg_pe_ranges", "vg0")
 	for _, want := range []string{devA + ":0-1", devA + ":6-9", devA + ":2-5 " + devB + ":0-3"} {
 		if !strings.Contains(got, want) {
 			t.Fatalf("LVM has laid them out otherwise:\n%s", got)

@@ -39,16 +39,18 @@ func TestNTFS(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(packed, "text"), text, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			var st unix.Stat_t
-			if err := unix.Stat(filepath.Join(packed, "text"), &st); err != nil || st.Blocks*512 > int64(len(text)*3/4) {
-				t.Fatalf("the file is not compressed: %d blocks, %v", st.Blocks, err)
-			}
 			if err := os.WriteFile(filepath.Join(packed, "hole"), append(make([]byte, 300000), text[:100000]...), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			end()
 			n := root(t, openNTFS, img)
 			dir, _ = mounted(t, img, "ntfs-3g", "-o", "ro")
+			// NTFS packs only with clusters of up to 4 KiB, and ntfs-3g not before the
+			// kernel has let go of the file, which is later than close.
+			var st unix.Stat_t
+			if err := unix.Stat(filepath.Join(dir, "packed", "text"), &st); err != nil || args[3] != "65536" && st.Blocks*512 > int64(len(text)*3/4) {
+				t.Fatalf("the file is not compressed: %d blocks, %v", st.Blocks, err)
+			}
 			if files := same(t, n, dir, false); files < 1000 {
 				t.Errorf("only %d files", files)
 			}

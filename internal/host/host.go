@@ -23,6 +23,7 @@ const (
 	CallApply      = "group.apply"   // Group → nothing: do this from now on
 	CallAwait      = "group.await"   // Await → nothing, when it is so
 	CallFresh      = "group.fresh"   // ID → Fresh
+	CallQuiesce    = "group.quiesce" // Quiesce → Quiesced
 	CallGroups     = "group.list"    // nothing → Has
 	CallPower      = "vm.power"      // Power → Powered, of the VM that was protected only
 	CallForget     = "group.forget"  // Groups → nothing: take their taps away and forget them
@@ -118,6 +119,20 @@ type Await struct {
 type Fresh struct {
 	Seq       journal.Seq `json:"seq"`
 	Protected bool        `json:"protected"`
+}
+
+// Quiesce has the guests of a group frozen for a moment, within Patience.
+type Quiesce struct {
+	ID       journal.GroupID `json:"id"`
+	Patience time.Duration   `json:"patience_ns"`
+}
+
+// Quiesced is the last seq before that moment, and how long ago it was. Failed is
+// why there was none, for people.
+type Quiesced struct {
+	Seq    journal.Seq   `json:"seq"`
+	Age    time.Duration `json:"age_ns"`
+	Failed string        `json:"failed,omitempty"`
 }
 
 // Grant asks for an epoch above After.

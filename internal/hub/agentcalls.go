@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	gosync "sync"
 	"time"
 
@@ -244,6 +245,9 @@ func (h *Hub) agentVMs(ctx context.Context) (found []catalog.VM, silent map[stri
 			return
 		}
 		for _, m := range list.VMs {
+			if m.Reason != "" && slices.ContainsFunc(list.VMs, func(o host.VM) bool { return o.Name == m.Name && o.Reason == "" }) {
+				continue // what is left of another one
+			}
 			answers[i] = append(answers[i], catalog.VM{Name: m.Name, QMP: m.QMP, NBDServer: m.NBDServer, Agent: l.ID})
 		}
 	})

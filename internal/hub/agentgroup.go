@@ -185,6 +185,9 @@ func (c *clock) see(at time.Time, now int64, trip time.Duration) {
 // ours is a time of theirs by our clock.
 func (c *clock) ours(ns int64) time.Time { return time.Unix(0, ns).Add(c.ahead - c.trip/2) }
 
+// theirs is a time of ours by their clock.
+func (c *clock) theirs(at time.Time) time.Time { return at.Add(c.trip/2 - c.ahead) }
+
 // heard is the agent's word, how old it is, and whether it counts.
 func (g *agentGroup) heard() (s host.Status, age time.Duration, fresh bool) {
 	g.mu.Lock()
@@ -269,16 +272,44 @@ const freshPatience = 10 * time.Second
 
 // Checkpoint implements Points. While the agent is there and the group protected,
 // what was written before the call is in it.
-func (g *agentGroup) Checkpoint(ctx context.Context, name string) (api.Checkpoint, error) {
-	if err := g.freshPoint(ctx); err != nil {
-		return api.Checkpoint{}, fmt.Errorf("group %s: %w", g.name, err)
+func (g *agentGroup) Checkpoint(ctx context.Context, name string, quiesce time.Duration) (api.Checkpoint, error) {
+	if err := g.names.Free(name); err != nil {
+		return api.Checkpoint{}, g.pointError(err)
 	}
-	whole := func(durable *journal.Timeline) time.Time {
+	w := protect.Wish{Name: name, Whole: func(durable *journal.Timeline) time.Time {
 		s, age, fresh := g.heard()
 		return g.newestTime(durable, s, age, fresh)
+	}}
+	if quiesce > 0 {
+		q, err := g.quiesce(ctx, quiesce)
+		if w.Quiet = &q; err != nil {
+			w.Quiet, w.Reason = nil, err.Error()
+		}
 	}
-	c, err := g.names.Give(name, whole, g.now())
+	if w.Quiet == nil {
+		if err := g.freshPoint(ctx); err != nil {
+			return api.Checkpoint{}, fmt.Errorf("group %s: %w", g.name, err)
+		}
+	}
+	w.Now = g.now()
+	c, err := g.names.Give(w)
 	return checkpointOf(c), g.pointError(err)
+}
+
+// quiesce has the agent freeze the guests for a moment, and waits until the last
+// seq before it is a point here.
+func (g *agentGroup) quiesce(ctx context.Context, patience time.Duration) (protect.Quiet, error) {
+	bounded, cancel := context.WithTimeout(ctx, patience+freshPatience)
+	defer cancel()
+	var done host.Quiesced
+	if err := g.ask(bounded, host.CallQuiesce, host.Quiesce{ID: g.id, Patience: patience}, &done); err != nil {
+		return protect.Quiet{}, err
+	}
+	if done.Failed != "" {
+		return protect.Quiet{}, errors.New(done.Failed)
+	}
+	q := protect.Quiet{Seq: done.Seq, At: g.now().Add(-done.Age)}
+	return q, protect.AwaitPoint(ctx, protect.LocalJournal{Log: g.store.Log()}, q.Seq, 20*time.Millisecond)
 }
 
 func (g *agentGroup) freshPoint(ctx context.Context) error {
@@ -301,6 +332,18 @@ func (g *agentGroup) freshPoint(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// AutoCheckpoints implements Points. Times in the journal are by the agent's clock.
+func (g *agentGroup) AutoCheckpoints(q replica.AutoQuery) ([]api.Checkpoint, bool, error) {
+	s, age, fresh := g.heard()
+	durable := g.store.Log().DurableTimeline()
+	if at := g.newestTime(&durable, s, age, fresh); !at.IsZero() {
+		g.mu.Lock()
+		q.Settled = g.mu.clock.theirs(at)
+		g.mu.Unlock()
+	}
+	return g.autoCheckpoints(q)
 }
 
 // RemoveCheckpoint implements Points.

@@ -21,8 +21,10 @@ import (
 //	catalog/      the catalog's server
 //	authority/    what agents trust; see trust.Authority
 //	keeper/       the tap keeper's sockets
+//	freezes/      notes of guests that are frozen for a moment
 //	groups/NAME/  a group: record, journal, base images
 //	mounts/ID/    a mount: record, scratch layers
+//	reports/      of failover tests; see proof.Store
 type dataDir struct {
 	path string
 	id   string // of the hub

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/drill"
 	"github.com/rephub/rephub/internal/plan"
 )
 
@@ -20,6 +21,9 @@ type entry struct {
 	openErr error       // why there is no group
 	plan    *plan.Store // nil when it could not be read
 	planErr error       // why
+	// drill is when the group is tested, nil when that could not be read, and why.
+	drill    *drill.Store
+	drillErr error
 
 	// changes serialises what changes the group: pause, resume, removal.
 	changes chan struct{}
@@ -76,6 +80,12 @@ func (e *entry) setIntent(i catalog.Intent) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.mu.record.Intent = i
+}
+
+func (e *entry) setCheckpointEvery(every time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.record.CheckpointEvery = every
 }
 
 // moved notes where the group's VMs run now.
@@ -208,6 +218,9 @@ func (e *entry) close() error {
 	if e.plan != nil {
 		e.plan.Close()
 	}
+	if e.drill != nil {
+		e.drill.Close()
+	}
 	if e.current() == nil {
 		return nil
 	}
@@ -284,6 +297,7 @@ func (e *entry) status() api.GroupStatus {
 	}
 	e.mu.Unlock()
 	st.Name, st.ID, st.HistorySeconds = r.Name, r.ID.String(), r.History.Seconds()
+	st.CheckpointEverySeconds = checkpointEvery(&r).Seconds()
 	if st.Ranges == nil {
 		st.Ranges = [][2]uint64{}
 	}

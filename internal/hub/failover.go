@@ -19,7 +19,11 @@ func (h *Hub) newFailovers() *failover.Failovers {
 
 // TestFailover implements api.Service. What cannot be done is told before the task is made.
 func (h *Hub) TestFailover(_ context.Context, group string, req api.FailoverRequest) (api.Task, error) {
-	return h.startVMs("failover-test", group, failover.Spec{Kind: failover.Test, At: req.At}, "nothing is left of the test")
+	checks, err := checksOf(req.Check)
+	if err != nil {
+		return api.Task{}, err
+	}
+	return h.startTrial(group, req.At, trial{checks: checks, stop: req.Stop})
 }
 
 // defaultPatience is how long guests have to shut down in a planned failover.
@@ -55,7 +59,13 @@ func (h *Hub) StartFailover(_ context.Context, group string, req api.FailoverSta
 		return api.Task{}, api.Errorf(api.CodeConflict, "group %s is %s, so a planned failover could lose writes: %s", group, st.State, st.Reason).
 			WithHint("wait until rephub status %s says protected; without --planned it fails over to the newest point that there is", group)
 	}
-	return h.startVMs("failover", group, s, "the failover is undone")
+	return h.startVMs("failover", group, s, func(ctx context.Context, s failover.Spec, step func(string)) (any, error) {
+		r, err := h.failovers.Start(ctx, s, step)
+		if err != nil {
+			return nil, failoverError(group, "the failover is undone", err)
+		}
+		return failoverOf(r), nil
+	})
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
@@ -68,8 +78,8 @@ func failedOver(group string) error {
 		WithHint("rephub failover list shows it; rephub failover commit %s keeps it, rephub failover rollback %s takes it back", group, group)
 }
 
-// startVMs is a task that starts a group's VMs from a point.
-func (h *Hub) startVMs(task, group string, s failover.Spec, undone string) (api.Task, error) {
+// startVMs is a task that starts a group's VMs from a point, which start does.
+func (h *Hub) startVMs(task, group string, s failover.Spec, start func(context.Context, failover.Spec, func(string)) (any, error)) (api.Task, error) {
 	e, err := h.findPlan(group)
 	if err != nil {
 		return api.Task{}, err
@@ -98,11 +108,7 @@ func (h *Hub) startVMs(task, group string, s failover.Spec, undone string) (api.
 	t, err := h.tasks.start(task, group, func(ctx context.Context, progress func(api.Progress)) (any, error) {
 		defer leave()
 		h.beside() // from now on VMs run on this machine
-		r, err := h.failovers.Start(ctx, s, func(step string) { progress(api.Progress{Step: step}) })
-		if err != nil {
-			return nil, failoverError(group, undone, err)
-		}
-		return failoverOf(r), nil
+		return start(ctx, s, func(step string) { progress(api.Progress{Step: step}) })
 	})
 	if err != nil {
 		leave()
@@ -197,11 +203,29 @@ func (h *Hub) RollbackFailover(_ context.Context, group string) (api.Task, error
 		if err != nil || e.record().Intent != catalog.IntentProtect {
 			return nil, err
 		}
-		if err := h.attached(ctx, e); err != nil { // it is tried again and again
-			return nil, api.Errorf(api.CodeUnavailable, "the failover is taken back; %v", err).WithHint("rephub status %s shows how it goes on", group)
-		}
-		return nil, nil
+		progress(api.Progress{Step: "going on as before"})
+		return nil, h.followed(ctx, e)
 	})
+}
+
+// followed waits until a group whose failover was taken back takes writes again, which is tried again and again.
+func (h *Hub) followed(ctx context.Context, e *entry) error {
+	ctx, cancel := context.WithTimeout(ctx, attachPatience)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		st := e.status()
+		if st.State == api.StateProtected || st.State == api.StateSyncing {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return api.Errorf(api.CodeUnavailable, "the failover of group %s is taken back, but the group is %s: %s", st.Name, st.State, st.Reason).
+				WithHint("it goes on by itself; rephub status %s shows how it is", st.Name)
+		}
+	}
 }
 
 func committed(group string) error {

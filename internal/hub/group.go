@@ -8,9 +8,11 @@ import (
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/guest"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/protect"
 	"github.com/rephub/rephub/internal/recovery"
+	"github.com/rephub/rephub/internal/replica"
 	"github.com/rephub/rephub/internal/vm"
 	"github.com/rephub/rephub/journal"
 )
@@ -56,9 +58,14 @@ type Life interface {
 type Points interface {
 	// Resolve finds the point that is meant, as an *api.Error when there is none.
 	Resolve(at journal.Point, now time.Time) (recovery.Point, error)
-	// Checkpoint names the newest point, durably.
-	Checkpoint(ctx context.Context, name string) (api.Checkpoint, error)
+	// Checkpoint names the newest point, durably; with quiesce above zero one at which
+	// the guests are frozen, if that works within the time.
+	Checkpoint(ctx context.Context, name string, quiesce time.Duration) (api.Checkpoint, error)
+	// Checkpoints are those that were named.
 	Checkpoints(ctx context.Context) ([]api.Checkpoint, error)
+	// AutoCheckpoints are the newest automatic ones, oldest first, and whether there are
+	// older ones; the group knows up to when all is there. It reads the journal.
+	AutoCheckpoints(q replica.AutoQuery) ([]api.Checkpoint, bool, error)
 	// RemoveCheckpoint forgets a name, durably.
 	RemoveCheckpoint(ctx context.Context, name string) error
 }
@@ -69,6 +76,8 @@ type GroupDeps struct {
 	Dir string
 	// Create says that the group is new.
 	Create bool
+	// Seeds are what the volumes of a new group were before.
+	Seeds  seeds
 	Record groupRecord
 	// RunDir is where VMs may make sockets.
 	RunDir string
@@ -80,7 +89,9 @@ type GroupDeps struct {
 	GrantEpoch func(ctx context.Context, group journal.GroupID, after journal.Epoch) (journal.Epoch, error)
 	// Agents reaches the agent of the record, if it has one.
 	Agents agentCaller
-	Logger *slog.Logger
+	// Freezer freezes the guests of this machine.
+	Freezer *guest.Freezer
+	Logger  *slog.Logger
 }
 
 // OpenGroup makes or opens a group.

@@ -9,10 +9,13 @@ import (
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/drill"
 	"github.com/rephub/rephub/internal/failover"
 	"github.com/rephub/rephub/internal/files"
+	"github.com/rephub/rephub/internal/guest"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/plan"
+	"github.com/rephub/rephub/internal/proof"
 	"github.com/rephub/rephub/internal/recovery"
 	"github.com/rephub/rephub/internal/vfs"
 	"github.com/rephub/rephub/internal/vm"
@@ -35,8 +38,11 @@ type Hub struct {
 	vms     *vm.Pool
 	agents  *agents
 	where   Ready
+	freezer *guest.Freezer
 	// failovers are the VMs that run here from points.
 	failovers *failover.Failovers
+	reports   *proof.Store // of failover tests
+	drills    *drills
 
 	creating sync.Mutex // held while a new group is listed
 
@@ -71,7 +77,13 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 		Dir: data.join("mounts"), Endpoints: where.NBD, Records: mountRecords{h.store}, Logger: cfg.Logger,
 	})
 	h.files = files.New(files.Config{Exe: cfg.Exe, Logger: cfg.Logger})
-	h.failovers = h.newFailovers()
+	h.failovers, h.drills = h.newFailovers(), newDrills(h)
+	if err == nil {
+		h.reports, err = proof.Open(vfs.OS(), data.join("reports"), cfg.Logger)
+	}
+	if err == nil {
+		h.freezer, err = guest.New(guest.Config{Dir: data.join("freezes"), Exe: cfg.Exe, FS: vfs.OS(), Logger: cfg.Logger})
+	}
 	if err == nil {
 		h.agents, err = h.newAgents()
 	}
@@ -154,8 +166,14 @@ func (h *Hub) startGroups(ctx context.Context) {
 // open opens a group's files. A group that cannot be opened is listed with the
 // reason.
 func (h *Hub) open(ctx context.Context, r groupRecord, create bool) *entry {
+	return h.openSeeded(ctx, r, create, nil)
+}
+
+func (h *Hub) openSeeded(ctx context.Context, r groupRecord, create bool, s seeds) *entry {
 	e := newEntry(h.data.join("groups", r.Name), r, h.cfg.Logger)
-	g, err := h.cfg.OpenGroup(ctx, h.groupDeps(e.dir, r, create))
+	deps := h.groupDeps(e.dir, r, create)
+	deps.Seeds = s
+	g, err := h.cfg.OpenGroup(ctx, deps)
 	if e.openErr = err; err != nil {
 		e.logger.Error("open group", "err", err)
 	} else {
@@ -164,13 +182,16 @@ func (h *Hub) open(ctx context.Context, r groupRecord, create bool) *entry {
 	if e.plan, e.planErr = plan.Open(vfs.OS(), e.dir); e.planErr != nil {
 		e.logger.Error("read the recovery plan; protection goes on", "err", e.planErr)
 	}
+	if e.drill, e.drillErr = drill.OpenStore(vfs.OS(), e.dir); e.drillErr != nil {
+		e.logger.Error("read the schedule of drills; protection goes on", "err", e.drillErr)
+	}
 	return e
 }
 
 func (h *Hub) groupDeps(dir string, r groupRecord, create bool) GroupDeps {
 	return GroupDeps{
 		Dir: dir, Create: create, Record: r, RunDir: h.data.join("run"),
-		OpenVM: h.vms.Get, Keeper: h.ownKeeper, GrantEpoch: h.store.GrantEpoch, Agents: h.agents, Logger: h.cfg.Logger,
+		OpenVM: h.vms.Get, Keeper: h.ownKeeper, GrantEpoch: h.store.GrantEpoch, Agents: h.agents, Freezer: h.freezer, Logger: h.cfg.Logger,
 	}
 }
 

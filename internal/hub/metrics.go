@@ -38,6 +38,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descState, descRPO, descLast, descFenced, descDurable, descFirst, descJournal, descSpool, descMissed, descSyncDone, descSyncAll,
 		descMounts, descConns, descAgents, descTasks, descCatalog,
+		descDrillSuccess, descDrillEnd, descDrillPassed, descDrillRTO,
 	} {
 		ch <- d
 	}
@@ -51,6 +52,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, e := range c.h.entries() {
 		g := e.status()
 		collectGroup(gauge, g)
+		collectDrill(gauge, e)
 		if e.record().Agent != "" {
 			gauge(descSpool, float64(g.SpoolBytes), g.Name)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
@@ -24,7 +25,7 @@ type localGroup struct {
 
 // openGroup is the OpenGroup of a real hub.
 func openGroup(ctx context.Context, d GroupDeps) (Group, error) {
-	store, err := openStore(d)
+	store, err := openStore(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +60,7 @@ func (g *storedGroup) Rebind(d GroupDeps) (Group, error) {
 func newLocalGroup(d GroupDeps, store *replica.Store) (*localGroup, error) {
 	r := d.Record
 	deps := protect.Deps{
-		Replica: replicaOf{store}, FS: vfs.OS(), Keeper: d.Keeper, GrantEpoch: d.GrantEpoch, Logger: d.Logger,
+		Replica: replicaOf{store}, FS: vfs.OS(), Keeper: d.Keeper, GrantEpoch: d.GrantEpoch, Logger: d.Logger, Freezer: d.Freezer,
 		OpenVM: func(ctx context.Context, ref protect.VMRef) (vm.VM, error) { return d.OpenVM(ctx, ref.QMP) },
 	}
 	g := &localGroup{}
@@ -164,9 +165,15 @@ func (g *localGroup) Obey(r groupRecord) {
 }
 
 // Checkpoint implements Points.
-func (g *localGroup) Checkpoint(ctx context.Context, name string) (api.Checkpoint, error) {
-	c, err := g.life.Load().Checkpoint(ctx, name)
+func (g *localGroup) Checkpoint(ctx context.Context, name string, quiesce time.Duration) (api.Checkpoint, error) {
+	c, err := g.life.Load().Checkpoint(ctx, name, quiesce)
 	return checkpointOf(c), g.pointError(err)
+}
+
+// AutoCheckpoints implements Points.
+func (g *localGroup) AutoCheckpoints(q replica.AutoQuery) ([]api.Checkpoint, bool, error) {
+	q.Settled = g.life.Load().Status().PointTime
+	return g.autoCheckpoints(q)
 }
 
 // RemoveCheckpoint implements Points.

@@ -35,11 +35,16 @@ func (h *Hub) Protect(ctx context.Context, req api.ProtectRequest) (api.Task, er
 	if err := checkName("group", name); err != nil {
 		return api.Task{}, err
 	}
+	every, err := everyOf(req.CheckpointEverySeconds)
+	if err != nil {
+		return api.Task{}, err
+	}
 	if e, err := h.find(name); err == nil {
-		return h.protectAgain(e, req)
+		return h.protectAgain(ctx, e, req)
 	}
 	r := groupRecord{Group: catalog.Group{
-		ID: newGroupID(), Name: name, Hub: h.data.id, Intent: catalog.IntentProtect,
+		CheckpointEvery: every,
+		ID:              newGroupID(), Name: name, Hub: h.data.id, Intent: catalog.IntentProtect,
 		History: historyOf(req), Created: time.Now().UTC(), Whole: len(req.Volumes) == 0,
 	}}
 	for i, vmName := range req.VMs {
@@ -53,8 +58,12 @@ func (h *Hub) Protect(ctx context.Context, req api.ProtectRequest) (api.Task, er
 	if err := checkChosen(&r, req.Volumes); err != nil {
 		return api.Task{}, err
 	}
+	old, err := findSeeds(ctx, &r, req.Seeds)
+	if err != nil {
+		return api.Task{}, err
+	}
 	return h.tasks.start("protect", name, func(ctx context.Context, progress func(api.Progress)) (any, error) {
-		return nil, h.create(ctx, r, progress)
+		return nil, h.create(ctx, r, old, progress)
 	})
 }
 
@@ -127,7 +136,14 @@ func checkChosen(r *groupRecord, wanted []string) error {
 
 // create makes a group and waits for its taps. If they cannot be had nothing
 // is left of it.
-func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progress)) error {
+func (h *Hub) create(ctx context.Context, r groupRecord, old seeds, progress func(api.Progress)) (err error) {
+	if len(old) > 0 {
+		dir := h.data.join("groups", removedPrefix+"seed-"+r.ID.String())
+		if old, err = old.copyTo(ctx, dir, progress); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	}
 	progress(api.Progress{Step: "making the group"})
 	// The folder first: while another group's history is in it, the catalog must
 	// not have it under this group's name.
@@ -142,7 +158,7 @@ func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progr
 		}
 		return errors.Join(catalogError(err), os.Remove(dir))
 	}
-	err := writeRecord(dir, r)
+	err = writeRecord(dir, r)
 	if err == nil && r.Agent != "" {
 		// An agent forgets a group only if the catalog once knew it, see forgetAtAgent.
 		_, err = h.store.GrantEpoch(ctx, r.ID, 0)
@@ -151,7 +167,7 @@ func (h *Hub) create(ctx context.Context, r groupRecord, progress func(api.Progr
 	if err != nil {
 		return errors.Join(err, h.store.RemoveGroup(context.WithoutCancel(ctx), r.ID), os.RemoveAll(dir))
 	}
-	e := h.open(ctx, r, true)
+	e := h.openSeeded(ctx, r, true, old)
 	err = e.openErr
 	if err == nil {
 		err = h.addNew(e)
@@ -220,7 +236,7 @@ func (h *Hub) attached(ctx context.Context, e *entry) error {
 }
 
 // protectAgain goes on with a group whose history was kept.
-func (h *Hub) protectAgain(e *entry, req api.ProtectRequest) (api.Task, error) {
+func (h *Hub) protectAgain(ctx context.Context, e *entry, req api.ProtectRequest) (t api.Task, err error) {
 	r := e.record()
 	if r.Intent == catalog.IntentFailover {
 		return api.Task{}, failedOver(r.Name)
@@ -242,6 +258,13 @@ func (h *Hub) protectAgain(e *entry, req api.ProtectRequest) (api.Task, error) {
 	if _, err := e.usable(); err != nil {
 		return api.Task{}, err
 	}
+	if len(req.Seeds) > 0 {
+		return api.Task{}, api.Errorf(api.CodeInvalid, "group %s has a history, so it needs no seed: it is compared with that", r.Name)
+	}
+	now := r
+	if now.VMs, now.Agent, err = h.locateAll(ctx, r.VMs); err != nil {
+		return api.Task{}, err
+	}
 	return h.tasks.start("protect", r.Name, func(ctx context.Context, progress func(api.Progress)) (any, error) {
 		release, err := e.hold(ctx)
 		if err != nil {
@@ -249,6 +272,23 @@ func (h *Hub) protectAgain(e *entry, req api.ProtectRequest) (api.Task, error) {
 		}
 		defer release()
 		progress(api.Progress{Step: "attaching"})
+		if req.CheckpointEverySeconds != nil {
+			every, err := everyOf(req.CheckpointEverySeconds)
+			if err == nil {
+				err = h.setCheckpointEvery(ctx, e, every)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		if elsewhere(&r, &now) {
+			there := e.record()
+			there.VMs, there.Agent, there.Intent = now.VMs, now.Agent, catalog.IntentProtect
+			if err := h.rebind(ctx, e, there); err != nil {
+				return nil, err
+			}
+			return nil, h.attached(ctx, e)
+		}
 		if err := h.mean(ctx, e, catalog.IntentProtect); err != nil {
 			return nil, err
 		}

@@ -58,6 +58,8 @@ func (h *Hub) restore(ctx context.Context) error {
 	if err := h.failovers.Restore(ctx); err != nil {
 		h.cfg.Logger.Error("find the failovers of an earlier run", "err", err)
 	}
+	h.restoreTrials()
+	h.drills.restore()
 	if len(h.failovers.List()) > 0 {
 		h.beside()
 	}

@@ -113,8 +113,10 @@ func (h *Hub) serve(ctx context.Context, ls listeners) error {
 		serving.Go(func() error { return h.ended(ctx, "API", web.Serve(l)) })
 	}
 	h.startGroups(ctx)
+	serving.Go(func() error { h.freezer.Run(ctx); return nil })
 	serving.Go(func() error { h.followPlans(ctx); return nil })
 	serving.Go(func() error { h.failovers.Run(ctx); return nil })
+	serving.Go(func() error { h.drills.run(ctx); return nil })
 	if len(ls.agents) > 0 {
 		serving.Go(func() error { h.followVMs(ctx); return nil })
 	}

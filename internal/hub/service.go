@@ -11,6 +11,7 @@ import (
 	"github.com/rephub/rephub/internal/api"
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/protect"
+	"github.com/rephub/rephub/journal"
 )
 
 // Info implements api.Service.
@@ -106,12 +107,19 @@ func (h *Hub) CreateCheckpoint(ctx context.Context, group string, req api.Checkp
 		if err := checkName("checkpoint", req.Name); err != nil {
 			return api.Checkpoint{}, err
 		}
+		if _, ok := journal.ParseAutoName(req.Name); ok {
+			return api.Checkpoint{}, api.Errorf(api.CodeInvalid, "%s is the name of an automatic checkpoint", req.Name).WithHint("choose another name")
+		}
+	}
+	quiesce, err := quiesceOf(req)
+	if err != nil {
+		return api.Checkpoint{}, err
 	}
 	g, err := e.usable()
 	if err != nil {
 		return api.Checkpoint{}, err
 	}
-	p, err := g.Checkpoint(ctx, req.Name)
+	p, err := g.Checkpoint(ctx, req.Name, quiesce)
 	if err != nil {
 		return api.Checkpoint{}, err
 	}
@@ -123,6 +131,26 @@ func (h *Hub) CreateCheckpoint(ctx context.Context, group string, req api.Checkp
 		e.logger.Warn("note checkpoint in the catalog", "checkpoint", p.Name, "err", err)
 	}
 	return p, nil
+}
+
+const (
+	defaultQuiesce = 10 * time.Second
+	maxQuiesce     = 10 * time.Minute
+)
+
+// quiesceOf is how long a request waits for the guests to be frozen; 0: it does not
+// want that.
+func quiesceOf(req api.CheckpointRequest) (time.Duration, error) {
+	d := time.Duration(req.QuiesceSeconds * float64(time.Second))
+	switch {
+	case !req.Quiesce:
+		return 0, nil
+	case d == 0:
+		return defaultQuiesce, nil
+	case d < 0 || d > maxQuiesce:
+		return 0, api.Errorf(api.CodeInvalid, "a freeze that takes %gs", req.QuiesceSeconds).WithHint("wait for at most %s", maxQuiesce)
+	}
+	return d, nil
 }
 
 // RemoveCheckpoint implements api.Service.
@@ -144,25 +172,6 @@ func (h *Hub) RemoveCheckpoint(ctx context.Context, group, name string) error {
 		e.logger.Warn("forget checkpoint in the catalog", "checkpoint", name, "err", err)
 	}
 	return nil
-}
-
-// ListCheckpoints implements api.Service.
-func (h *Hub) ListCheckpoints(ctx context.Context, group string) (api.Checkpoints, error) {
-	l := api.Checkpoints{Checkpoints: []api.Checkpoint{}}
-	e, err := h.find(group)
-	if err != nil {
-		return l, err
-	}
-	g, err := e.usable()
-	if err != nil {
-		return l, err
-	}
-	all, err := g.Checkpoints(ctx)
-	if err != nil {
-		return l, err
-	}
-	l.Checkpoints = append(l.Checkpoints, all...)
-	return l, nil
 }
 
 // Task implements api.Service.

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,9 +26,9 @@ type storedGroup struct {
 }
 
 // openStore makes or opens the files of a group.
-func openStore(d GroupDeps) (*replica.Store, error) {
+func openStore(ctx context.Context, d GroupDeps) (*replica.Store, error) {
 	r := d.Record
-	cfg := replica.Config{Logger: d.Logger.With("group", r.Name)}
+	cfg := replica.Config{Logger: d.Logger.With("group", r.Name), Seeds: d.Seeds.paths()}
 	var store *replica.Store
 	var err error
 	if d.Create {
@@ -36,6 +37,11 @@ func openStore(d GroupDeps) (*replica.Store, error) {
 			m.Volumes = append(m.Volumes, replica.Volume{ID: v.ID, UUID: v.UUID, Name: v.Name, Size: v.Size})
 		}
 		store, err = replica.Create(vfs.OS(), d.Dir, m, cfg)
+		if err == nil {
+			if err = d.Seeds.note(ctx, d, store); err != nil {
+				err = errors.Join(err, store.Close())
+			}
+		}
 	} else {
 		store, err = replica.Open(vfs.OS(), d.Dir, cfg)
 	}
@@ -118,8 +124,26 @@ func (g *storedGroup) Checkpoints(context.Context) ([]api.Checkpoint, error) {
 	return out, nil
 }
 
+// autoCheckpoints are AutoCheckpoints up to q.Settled.
+func (g *storedGroup) autoCheckpoints(q replica.AutoQuery) ([]api.Checkpoint, bool, error) {
+	marks, more, err := g.store.Auto(q)
+	if err != nil {
+		return nil, false, fmt.Errorf("list the automatic checkpoints of group %s: %w", g.name, err)
+	}
+	var out []api.Checkpoint
+	for _, m := range marks {
+		out = append(out, api.Checkpoint{
+			Name: journal.AutoName(m.At), Seq: uint64(m.Seq), Time: m.At, Kind: "auto", Consistency: string(journal.CrashConsistent),
+		})
+	}
+	return out, more, nil
+}
+
 func checkpointOf(c journal.Checkpoint) api.Checkpoint {
-	return api.Checkpoint{Name: c.Name, Seq: uint64(c.Seq), Time: time.Unix(0, c.Time).UTC(), Kind: c.Kind}
+	return api.Checkpoint{
+		Name: c.Name, Seq: uint64(c.Seq), Time: time.Unix(0, c.Time).UTC(), Kind: c.Kind,
+		Consistency: string(cmp.Or(c.Consistency, journal.CrashConsistent)), Reason: c.Reason,
+	}
 }
 
 // points fills in what the files tell; newest is when the newest point was the

@@ -126,6 +126,7 @@ func (r *reader) vm(key, n *yaml.Node, at string) {
 		"memory": func(n *yaml.Node, at string) { v.Memory = r.size(n, at) },
 		"before": func(n *yaml.Node, at string) { v.Before = r.commands(n, at) },
 		"after":  func(n *yaml.Node, at string) { v.After = r.commands(n, at) },
+		"check":  func(n *yaml.Node, at string) { v.Check = r.check(n, at) },
 	})
 	r.s.VMs[key.Value] = v
 }

@@ -61,6 +61,20 @@ type VM struct {
 	CPUs          int   // 0: as it was
 	Memory        int64 // bytes; 0: as it was
 	Before, After []string
+	// Check is what is looked at in a failover test.
+	Check Check
+}
+
+// Check is what is to be seen of a VM before it counts as up. The zero value is that QEMU runs it.
+type Check struct {
+	// Command is for the recovery host; it is tried again until it exits 0.
+	Command string
+	// Agent: the guest's QEMU guest agent answers. Screen: it shows something and stands still.
+	Agent, Screen bool
+	// Serial is a text that comes on a serial line.
+	Serial string
+	// Timeout is for all of them together; 0: the default.
+	Timeout time.Duration
 }
 
 // Network is what takes the place of one.

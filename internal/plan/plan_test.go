@@ -30,6 +30,7 @@ vms:
   web:
     order: 2
     after: [/bin/c, /bin/d]
+    check: {command: /bin/up 80, agent: true, screen: true, serial: "login:", timeout: 3m}
 networks:
   bridge br0: {failover: bridge br1, test: network lab}
 before: /bin/firewall open
@@ -37,7 +38,7 @@ before: /bin/firewall open
 	want := Settings{
 		VMs: map[string]VM{
 			"db":  {Order: 1, Delay: 90 * time.Second, Memory: 4 << 30, CPUs: 8, Before: []string{"/bin/a b"}},
-			"web": {Order: 2, After: []string{"/bin/c", "/bin/d"}},
+			"web": {Order: 2, After: []string{"/bin/c", "/bin/d"}, Check: Check{Command: "/bin/up 80", Agent: true, Screen: true, Serial: "login:", Timeout: 3 * time.Minute}},
 		},
 		Networks: map[string]Network{
 			"bridge br0": {Failover: Target{"bridge", "br1"}, Test: Target{"network", "lab"}},
@@ -64,6 +65,13 @@ func TestParseRefuses(t *testing.T) {
 		{"vms: {web: {delay: 25h}}", `vms.web.delay: a time like 30s or 5m, 24h at most, is needed here, not "25h"`},
 		{"vms: {web: {delay: [1]}}", "vms.web.delay: a time like"},
 		{"vms: {web: {after: cmd}}", `vms.web.after: a command begins with the absolute path of a program, not with "cmd"`},
+		{"vms:\n  web:\n    check:\n      agent: 1", `line 4: vms.web.check.agent: true or false is needed here, not "1"`},
+		{"vms: {web: {check: {ping: true}}}", "line 1: vms.web.check.ping: there is no such setting; possible are agent, command, screen, serial, timeout"},
+		{"vms: {web: {check: {command: up}}}", `vms.web.check.command: a command begins with the absolute path of a program, not with "up"`},
+		{"vms: {web: {check: {command: [/a, /b]}}}", "vms.web.check.command: one command is needed here, not 2"},
+		{"vms: {web: {check: {serial: ''}}}", "vms.web.check.serial: a text of at most 1024 bytes is needed here"},
+		{"vms: {web: {check: {timeout: soon}}}", "vms.web.check.timeout: a time like"},
+		{"vms: {web: {check: true}}", "vms.web.check: settings are needed here"},
 		{"after:\n  - /bin/x\n  - y", `line 3: after[1]: a command begins`},
 		{"networks: {bridge br0: {test: bridge}}", `line 1: networks.bridge br0.test: "isolated", "same", or`},
 		{"networks: {bridge br0: {test: 'bridge a,b'}}", `not "bridge a,b"`},

@@ -64,6 +64,7 @@ vms:
 	for _, name := range p.names() {
 		fmt.Fprintf(&b, "  %s:\n    order: 1      # lower ones start first, equal ones at once\n    delay: 0s     # after it has started, before the next order\n", key(name))
 		fmt.Fprintf(&b, "    # cpus: %d\n    # memory: %s\n", max(1, p.VMs[name].CPUs), sizeOf(p.VMs[name].Memory))
+		b.WriteString("    # check: {agent: true, screen: true, serial: \"login:\", command: /usr/local/bin/answers, timeout: 3m}   # in a test\n")
 	}
 	b.WriteString(`# What takes the place of a network: isolated, same, bridge NAME, tap NAME, or network NAME of libvirt.
 networks:

@@ -23,6 +23,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rephub/rephub/internal/guest"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/sync"
 	"github.com/rephub/rephub/internal/vfs"
@@ -91,6 +92,8 @@ type Deps struct {
 	Keeper func(ctx context.Context) (*keeper.Client, error)
 	// OpenVM connects to a VM's monitor.
 	OpenVM func(ctx context.Context, ref VMRef) (vm.VM, error)
+	// Freezer freezes guests; nil: there is none.
+	Freezer *guest.Freezer
 	// GrantEpoch returns an epoch never granted for the group before, above after.
 	GrantEpoch func(ctx context.Context, group journal.GroupID, after journal.Epoch) (journal.Epoch, error)
 	// Changed, unless nil, is called when the group's state has changed. It must not

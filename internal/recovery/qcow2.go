@@ -33,7 +33,20 @@ func writeQcow2(ctx context.Context, x *exporter, v *exportVolume) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, tool, "convert", "-p", "-W", "-f", "raw", "-O", "qcow2", uri, temp)
+	err = convert(ctx, tool, func(part float64) { x.tell(v, int64(part*float64(v.Size))) }, "-f", "raw", "-O", "qcow2", uri, temp)
+	if err != nil {
+		return err
+	}
+	x.tell(v, v.Size)
+	if err := syncFile(x.fs, v.temp); err != nil {
+		return fmt.Errorf("sync exported file: %w", err)
+	}
+	return nil
+}
+
+// convert runs qemu-img's convert, which dies with ctx.
+func convert(ctx context.Context, tool string, tell func(part float64), args ...string) error {
+	cmd := exec.CommandContext(ctx, tool, append([]string{"convert", "-p", "-W"}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
@@ -46,16 +59,12 @@ func writeQcow2(ctx context.Context, x *exporter, v *exportVolume) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run qemu-img: %w", err)
 	}
-	readPercent(bufio.NewReader(out), func(part float64) { x.tell(v, int64(part*float64(v.Size))) })
+	readPercent(bufio.NewReader(out), tell)
 	if err := cmd.Wait(); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
 		}
 		return fmt.Errorf("run qemu-img: %w: %s", err, complaint.String())
-	}
-	x.tell(v, v.Size)
-	if err := syncFile(x.fs, v.temp); err != nil {
-		return fmt.Errorf("sync exported file: %w", err)
 	}
 	return nil
 }

@@ -68,6 +68,11 @@ func (s *Store) resolve(p journal.Point, now time.Time) (journal.Seq, error) {
 		tl := s.log.DurableTimeline()
 		i := slices.IndexFunc(tl.Checkpoints, func(c journal.Checkpoint) bool { return c.Name == p.Name })
 		if i < 0 {
+			if t, ok := journal.ParseAutoName(p.Name); ok {
+				if at, ok := s.autoPoint(ranges, t, now); ok {
+					return at, nil
+				}
+			}
 			return 0, fmt.Errorf("%w: no checkpoint has this name", ErrNoPoint)
 		}
 		at = tl.Checkpoints[i].Seq

@@ -26,6 +26,8 @@ type Config struct {
 	// Throttle is called before retention writes n bytes to a base image; it
 	// may wait. Its error ends the roll. Nil: no limit.
 	Throttle func(ctx context.Context, n int) error
+	// Seeds are raw images, durable and on the same file system, that become the base images of volumes with Create.
+	Seeds map[journal.VolumeID]string
 	// Logger gets what happens in the background. Nothing by default.
 	Logger *slog.Logger
 }
@@ -173,7 +175,13 @@ func newStore(fs vfs.FS, dir string, m Manifest, cfg Config, log *journal.Log) *
 }
 
 func (s *Store) openBases(create bool) error {
-	for _, v := range s.mu.manifest.Volumes {
+	for i, v := range s.mu.manifest.Volumes {
+		if seed, ok := s.cfg.Seeds[v.ID]; ok && create {
+			if err := s.seed(&s.mu.manifest.Volumes[i], seed); err != nil {
+				return err
+			}
+			continue
+		}
 		b, err := openBase(s.fs, s.basePath(v.ID), v.Size, create)
 		if err != nil {
 			return err
@@ -185,6 +193,21 @@ func (s *Store) openBases(create bool) error {
 		return s.fs.SyncDir(filepath.Join(s.dir, baseName))
 	}
 	return nil
+}
+
+// seed makes a base image of an image, complete as after an initial sync.
+func (s *Store) seed(v *Volume, image string) error {
+	if err := s.fs.Rename(image, s.basePath(v.ID)); err != nil {
+		return fmt.Errorf("take %s as a base image: %w", image, err)
+	}
+	b, err := openBase(s.fs, s.basePath(v.ID), 0, false)
+	if err != nil {
+		return err
+	}
+	s.mu.bases[v.ID] = b
+	v.Synced = v.Size
+	b.synced.Store(v.Synced)
+	return b.grow(v.Size)
 }
 
 func (s *Store) basePath(id journal.VolumeID) string {

@@ -14,6 +14,7 @@ type VM interface {
 	Bitmaps
 	Taps
 	Reader
+	Guest
 }
 
 // Machine is the instance itself. All methods may be called by several

@@ -1,6 +1,6 @@
 // Package ext reads ext2, ext3 and ext4, as a guest would see them after it has
 // replayed the journal. It is our own because what a crashed guest's files were
-// is in the journal, which no library replays; docs/design tells more.
+// is in the journal, which no library replays; docs/design/011 tells more.
 package ext
 
 import (

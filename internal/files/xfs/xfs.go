@@ -1,6 +1,6 @@
 // Package xfs reads XFS, versions 4 and 5 of its format. It is our own because
 // what a crashed guest's files were is in the log, which no library replays;
-// docs/design tells more.
+// docs/design/011 tells more.
 package xfs
 
 import (

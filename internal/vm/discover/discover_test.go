@@ -166,3 +166,19 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A socket that is left of a VM does not keep another one from its name.
+func TestLeftSocketGivesItsNameAway(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	old, now := filepath.Join(a, "web.qmp"), filepath.Join(b, "web.qmp")
+	listen(t, old).Close()
+	listen(t, now)
+	w, err := New(Config{Globs: []string{a + "/*", b + "/*"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Found{{Name: "web", QMP: old, Reason: "nobody listens there any more"}, {Name: "web", QMP: now}}
+	if l := w.Once(); !slices.Equal(l, want) {
+		t.Errorf("got %+v", l)
+	}
+}

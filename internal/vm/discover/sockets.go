@@ -1,13 +1,17 @@
 package discover
 
 import (
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // sockets lists what matches globs. A socket whose QEMU has died is listed, too:
-// only connecting tells.
+// only connecting tells. That is done where two have one name, so that a VM that
+// has come home is not kept from its name by the socket that it once had.
 func sockets(globs []string) []Found {
 	var out []Found
 	seen := make(map[string]bool)
@@ -32,7 +36,25 @@ func sockets(globs []string) []Found {
 			out = append(out, f)
 		}
 	}
+	names := map[string]int{}
+	for _, f := range out {
+		names[f.Name]++
+	}
+	for i, f := range out {
+		if f.Reason == "" && names[f.Name] > 1 && refused(f.QMP) {
+			out[i].Reason = "nobody listens there any more"
+		}
+	}
 	return out
+}
+
+// refused tells whether nobody listens on a socket. A QEMU that does is not held up: it sees somebody come and go.
+func refused(path string) bool {
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		_ = c.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
 func nameOf(path string) string {

@@ -19,11 +19,13 @@ import (
 // monitor is qemu.Monitor for one run of a domain.
 type monitor struct {
 	*connection
-	dom    golibvirt.Domain
-	record func(qmp.Event)
-	feed   *qmp.Feed
-	done   chan struct{}
-	pumped chan struct{} // closed when the pump has ended
+	dom golibvirt.Domain
+	// address is the domain's, see Address.
+	address string
+	record  func(qmp.Event)
+	feed    *qmp.Feed
+	done    chan struct{}
+	pumped  chan struct{} // closed when the pump has ended
 	// socketDir is qemu.About's.
 	socketDir string
 
@@ -40,7 +42,7 @@ func openMonitor(ctx context.Context, uri, domain string, record func(qmp.Event)
 	if err != nil {
 		return nil, err
 	}
-	m := &monitor{connection: c, record: record, feed: qmp.NewFeed(), done: make(chan struct{}), pumped: make(chan struct{})}
+	m := &monitor{connection: c, address: Address(uri, domain), record: record, feed: qmp.NewFeed(), done: make(chan struct{}), pumped: make(chan struct{})}
 	m.mu.marks = make(map[string]chan struct{})
 	s, err := m.listen(ctx, domain)
 	if err != nil {
@@ -92,7 +94,7 @@ func (m *monitor) Execute(ctx context.Context, cmd string, args, result any) err
 		return fmt.Errorf("%s: %w", cmd, lost)
 	}
 	if refusedWith(err, golibvirt.ErrOperationInvalid) || refusedWith(err, golibvirt.ErrNoDomain) {
-		err = m.whetherGone(ctx, err)
+		err = domainGone(ctx, m.connection, m.dom, err)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", cmd, err)
@@ -100,10 +102,10 @@ func (m *monitor) Execute(ctx context.Context, cmd string, args, result any) err
 	return qmp.DecodeReply(cmd, []byte(reply), result)
 }
 
-// whetherGone makes a refusal vm.ErrGone if the domain surely does not run.
-func (m *monitor) whetherGone(ctx context.Context, refusal error) error {
-	state, err := call(ctx, m.connection, func(l *golibvirt.Libvirt) (int32, error) {
-		state, _, err := l.DomainGetState(m.dom, 0)
+// domainGone makes a refusal vm.ErrGone if the domain surely does not run.
+func domainGone(ctx context.Context, c *connection, dom golibvirt.Domain, refusal error) error {
+	state, err := call(ctx, c, func(l *golibvirt.Libvirt) (int32, error) {
+		state, _, err := l.DomainGetState(dom, 0)
 		return state, err
 	})
 	if refusedWith(err, golibvirt.ErrNoDomain) || err == nil && golibvirt.DomainState(state) == golibvirt.DomainShutoff {

@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/rephub/rephub/internal/vm"
 )
@@ -42,6 +43,9 @@ func (v *VM) goOn(ctx context.Context) error {
 		if err := v.do(ctx, "system_reset", nil, nil); err != nil {
 			return err
 		}
+		if err := v.leftShutdown(ctx); err != nil {
+			return err
+		}
 	}
 	if err := v.do(ctx, "cont", nil, nil); err != nil {
 		return err
@@ -51,4 +55,20 @@ func (v *VM) goOn(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// leftShutdown returns when a reset is done: QEMU answers when it has begun.
+func (v *VM) leftShutdown(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if state, err := v.RunState(ctx); err != nil || state != vm.StateShutdown {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("reset the VM: %w", ctx.Err())
+		}
+	}
 }

@@ -72,7 +72,11 @@ func storesOf(options []Option) ([]*store, error) {
 			s.props = append(slices.Clone(short), prop{"file", o.Value})
 		case o.Name == "drive" || o.Name == "blockdev":
 			var err error
-			if s.props, err = parseProps(o.Value, ""); err != nil {
+			implied := "driver"
+			if s.drive {
+				implied = ""
+			}
+			if s.props, err = parseProps(o.Value, implied); err != nil {
 				return nil, fmt.Errorf("-%s %w", o.Name, err)
 			}
 		default:

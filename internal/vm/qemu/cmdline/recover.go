@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/rephub/rephub/internal/vm"
 )
@@ -155,6 +156,9 @@ func (v *recovering) device(o Option) error {
 	return nil
 }
 
+// serialID begins the names of the rings that keep serial lines.
+const serialID = "rephub-serial"
+
 // serialSize is what is kept of a serial line's output, bytes; a power of two.
 const serialSize = 64 << 10
 
@@ -166,7 +170,7 @@ func (v *recovering) char(o Option) error {
 			v.out = append(v.out, o)
 			return nil
 		}
-		id := fmt.Sprintf("rephub-serial%d", v.serials)
+		id := fmt.Sprintf("%s%d", serialID, v.serials)
 		v.serials++
 		v.add("chardev", fmt.Sprintf("ringbuf,id=%s,size=%d", id, serialSize))
 		v.add("serial", "chardev:"+id)
@@ -181,7 +185,7 @@ func (v *recovering) char(o Option) error {
 	}
 	id := p.get("id")
 	switch {
-	case v.mons[id]:
+	case v.mons[id], strings.HasPrefix(id, serialID): // made anew, for a VM that was recovered before
 	case p.get("backend") == "socket" && on(p.get("server")) && filepath.Base(id) == id:
 		v.add("chardev", props{{"backend", "socket"}, {"id", id}, {"path", filepath.Join(v.RunDir, id)}, {"server", "on"}, {"wait", "off"}}.text("backend"))
 	default:

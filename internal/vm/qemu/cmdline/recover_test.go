@@ -2,6 +2,8 @@ package cmdline_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -117,46 +119,50 @@ func TestRecoveredVMIsTheSame(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r := cmdline.Recovery{Name: "shop, test", RunDir: filepath.Join(h.dir, "run")}
-			for _, v := range def.Disks {
-				k := vmtest.StartNBDKit(t, "memory", "1M")
-				at, _ := cmdline.Nodes(v.Name, v.Node)
-				r.Disks = append(r.Disks, cmdline.Disk{Name: v.Name, Disk: v.Name, Node: v.Node, File: v.File, URI: k.URI(), At: at})
-			}
-			if len(r.Disks) == 0 {
-				t.Fatal("the source has no volumes")
-			}
-			again, notes, err := captured.Recover(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(notes) > 0 {
-				t.Errorf("notes: %q", notes)
-			}
-			source.Kill()
-			if err := os.RemoveAll(filepath.Join(h.dir, "a")); err != nil { // the old site's disks are not there
-				t.Fatal(err)
-			}
-			if err := os.Mkdir(r.RunDir, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			p := vmtest.Run(t, append(again.Argv(), "-S")...)
-			socket := filepath.Join(r.RunDir, "qmp")
-			if is := h.pci(p, socket); !reflect.DeepEqual(is, was) {
-				t.Errorf("its devices are others: %v, not %v; %s", is, was, again)
-			}
-			var id struct{ Name string }
-			if h.ask(p, socket, "query-name", &id); id.Name != r.Name {
-				t.Errorf("its name is %q", id.Name)
-			}
-			now := h.definition(socket)
-			if now.Memory != def.Memory || now.CPUs != def.CPUs || now.Machine != def.Machine || len(now.Disks) != len(def.Disks) {
-				t.Fatalf("%+v was %+v", now, def)
-			}
-			for i, d := range now.Disks {
-				if was := def.Disks[i]; d.Name != was.Name || d.Size != was.Size || !strings.HasPrefix(d.File, "nbd+unix:") {
-					t.Errorf("disk %+v was %+v", d, was)
+			line, from := captured, def
+			for round := range 2 { // as it was, and as it is when it was recovered
+				r := cmdline.Recovery{Name: "shop, test", RunDir: filepath.Join(h.dir, fmt.Sprint("run", round))}
+				for _, v := range from.Disks {
+					k := vmtest.StartNBDKit(t, "memory", "1M")
+					at, _ := cmdline.Nodes(v.Name, v.Node)
+					r.Disks = append(r.Disks, cmdline.Disk{Name: v.Name, Disk: v.Name, Node: v.Node, File: v.File, URI: k.URI(), At: at})
 				}
+				if len(r.Disks) == 0 {
+					t.Fatal("the source has no volumes")
+				}
+				again, notes, err := line.Recover(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(notes) > 0 {
+					t.Errorf("notes: %q", notes)
+				}
+				if err := errors.Join(os.RemoveAll(filepath.Join(h.dir, "a")), os.Mkdir(r.RunDir, 0o700)); err != nil { // the old site's disks are not there
+					t.Fatal(err)
+				}
+				source.Kill()
+				p := vmtest.Run(t, append(again.Argv(), "-S")...)
+				socket := filepath.Join(r.RunDir, "qmp")
+				if is := h.pci(p, socket); !reflect.DeepEqual(is, was) {
+					t.Errorf("its devices are others: %v, not %v; %s", is, was, again)
+				}
+				var id struct{ Name string }
+				if h.ask(p, socket, "query-name", &id); id.Name != r.Name {
+					t.Errorf("its name is %q", id.Name)
+				}
+				now := h.definition(socket)
+				if now.Memory != def.Memory || now.CPUs != def.CPUs || now.Machine != def.Machine || len(now.Disks) != len(def.Disks) {
+					t.Fatalf("%+v was %+v", now, def)
+				}
+				for i, d := range now.Disks {
+					if was := def.Disks[i]; d.Name != was.Name || d.Size != was.Size || !strings.HasPrefix(d.File, "nbd+unix:") {
+						t.Errorf("disk %+v was %+v", d, was)
+					}
+				}
+				if line, err = cmdline.Parse(now.Argv); err != nil {
+					t.Fatal(err)
+				}
+				source, from = p, now
 			}
 		})
 	}

@@ -1,4 +1,5 @@
-package main
+// Package boot builds what test guests boot from: a kernel and an initramfs with our writer and checker.
+package boot
 
 import (
 	"context"
@@ -10,16 +11,17 @@ import (
 	"strings"
 )
 
-//go:embed guest/init
+//go:embed init
 var initScript []byte
 
-// guestTree is where scripts/deps unpacks the Debian packages for the guests.
-const guestTree = ".cache/guest"
+// tree is where scripts/deps unpacks the Debian packages for the guests, from the module's folder.
+const tree = ".cache/guest"
 
 // modules that the kernel package does not have built in.
 var modules = []string{
 	"drivers/virtio/virtio_ring", "drivers/virtio/virtio", "drivers/virtio/virtio_pci_modern_dev",
 	"drivers/virtio/virtio_pci_legacy_dev", "drivers/virtio/virtio_pci", "drivers/block/virtio_blk",
+	"drivers/acpi/button", "drivers/input/evdev",
 }
 
 // libraries that mke2fs and e2fsck are linked with.
@@ -27,49 +29,57 @@ var libraries = []string{
 	"libext2fs.so.2", "libcom_err.so.2", "libblkid.so.1", "libuuid.so.1", "libe2p.so.2", "libc.so.6",
 }
 
-// boot is what a guest starts from.
-type boot struct {
-	kernel, initrd string
+// Boot is what a guest starts from.
+type Boot struct {
+	Kernel, Initrd string // files
 }
 
-// makeBoot builds the guests' initramfs in dir: busybox, the virtio modules,
-// e2fsprogs and our writer and checker, compiled now.
-func makeBoot(ctx context.Context, dir string) (boot, error) {
+// Make builds the guests' initramfs in dir: busybox, the modules, e2fsprogs and our writer and checker, compiled now. module is the folder with go.mod.
+func Make(ctx context.Context, module, dir string) (Boot, error) {
 	root := filepath.Join(dir, "initramfs")
 	for _, d := range []string{"bin", "sbin", "modules", "lib/x86_64-linux-gnu", "lib64"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
-			return boot{}, err
+			return Boot{}, err
 		}
 	}
 	if err := os.WriteFile(filepath.Join(root, "init"), initScript, 0o755); err != nil {
-		return boot{}, err
+		return Boot{}, err
+	}
+	exe, err := filepath.Abs(filepath.Join(root, "bin/guest"))
+	if err != nil {
+		return Boot{}, err
 	}
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w",
-		"-o", filepath.Join(root, "bin/guest"), "./demo/guest")
+		"-o", exe, "./demo/guest")
+	build.Dir = module
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOAMD64=v1")
 	if out, err := build.CombinedOutput(); err != nil {
-		return boot{}, fmt.Errorf("compile the guest's program: %w: %s", err, out)
+		return Boot{}, fmt.Errorf("compile the guest's program: %w: %s", err, out)
 	}
-	files, err := guestFiles()
+	files, err := guestFiles(filepath.Join(module, tree))
 	if err != nil {
-		return boot{}, err
+		return Boot{}, err
 	}
 	for to, from := range files {
 		if err := copyFile(filepath.Join(root, to), from); err != nil {
-			return boot{}, err
+			return Boot{}, err
 		}
 	}
 	initrd := filepath.Join(dir, "initrd")
-	pack := exec.CommandContext(ctx, "sh", "-c", `find . | busybox cpio -o -H newc >"$1" 2>/dev/null`, "sh", initrd)
+	absolute, err := filepath.Abs(initrd)
+	if err != nil {
+		return Boot{}, err
+	}
+	pack := exec.CommandContext(ctx, "sh", "-c", `find . | busybox cpio -o -H newc >"$1" 2>/dev/null`, "sh", absolute)
 	pack.Dir = root
 	if out, err := pack.CombinedOutput(); err != nil {
-		return boot{}, fmt.Errorf("pack the initramfs: %w: %s", err, out)
+		return Boot{}, fmt.Errorf("pack the initramfs: %w: %s", err, out)
 	}
-	return boot{kernel: filepath.Join(guestTree, "vmlinuz"), initrd: initrd}, nil
+	return Boot{Kernel: filepath.Join(module, tree, "vmlinuz"), Initrd: initrd}, nil
 }
 
 // guestFiles maps paths in the guest to files here.
-func guestFiles() (map[string]string, error) {
+func guestFiles(guestTree string) (map[string]string, error) {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return nil, err
