@@ -238,7 +238,7 @@ func TestDamaged(t *testing.T) {
 	for name, img := range all {
 		t.Run(name, func(t *testing.T) {
 			dev := device(t, img)
-			for round := range 150 {
+			for round := range 40 {
 				x := &scratched{Device: dev, seed: uint64(round), every: int64(1+round%40) * 4096}
 				for _, r := range readers {
 					if !r.probe(x) {
