@@ -116,6 +116,14 @@ func (e *echo) Unmount(_ context.Context, id string, force bool) error {
 func (e *echo) Export(_ context.Context, g string, r ExportRequest) (Task, error) {
 	return Task{}, e.note("export", g, r)
 }
+func (e *echo) ListFiles(_ context.Context, g string, r FilesRequest) (FileList, error) {
+	return FileList{Group: g}, e.note("list-files", g, r)
+}
+func (e *echo) OpenFile(_ context.Context, g string, r FileRequest) (*FileContent, error) {
+	f := &FileContent{FileHeader: FileHeader{Group: g, Seq: 7, Path: r.Path, File: FileEntry{Name: "ü", Size: 5}}}
+	f.Body = io.NopCloser(strings.NewReader("hello"[r.Offset:]))
+	return f, e.note("get-file", g, r)
+}
 func (e *echo) Task(ctx context.Context, id string, after uint64) (Task, error) {
 	if after > 0 {
 		if _, ok := ctx.Deadline(); !ok {
@@ -215,6 +223,18 @@ func TestOperations(t *testing.T) {
 		{"unmount", func() error { return c.Unmount(ctx, "m", true) }, []any{"unmount", "m", true}},
 		{"export", func() error { _, err := c.Export(ctx, "g", ExportRequest{"latest", "/d", "qcow2"}); return err },
 			[]any{"export", "g", ExportRequest{"latest", "/d", "qcow2"}}},
+		{"list-files", func() error { _, err := c.ListFiles(ctx, "g", FilesRequest{"-30s", "a/b:1:/x y&"}); return err },
+			[]any{"list-files", "g", FilesRequest{"-30s", "a/b:1:/x y&"}}},
+		{"get-file", func() error {
+			f, err := c.OpenFile(ctx, "g", FileRequest{"-30s", "/x y&", 1, true})
+			if err == nil {
+				p, readErr := io.ReadAll(f.Body)
+				if f.Body.Close(); readErr != nil || string(p) != "ello" || f.File.Name != "ü" || f.Seq != 7 {
+					err = fmt.Errorf("got %q %v %+v", p, readErr, f.FileHeader)
+				}
+			}
+			return err
+		}, []any{"get-file", "g", FileRequest{"-30s", "/x y&", 1, true}}},
 		{"task", func() error { _, err := c.Task(ctx, "t", 7); return err }, []any{"task", "t", uint64(7)}},
 		{"list-tasks", func() error { _, err := c.ListTasks(ctx); return err }, []any{"list-tasks"}},
 		{"cancel-task", func() error { _, err := c.CancelTask(ctx, "t"); return err }, []any{"cancel-task", "t"}},

@@ -19,6 +19,7 @@ func (o *operations) registerAll(a huma.API) {
 	o.registerPoints(a)
 	o.registerPlans(a)
 	o.registerMounts(a)
+	o.registerFiles(a)
 	o.registerFailovers(a)
 	o.registerReports(a)
 	o.registerDrills(a)

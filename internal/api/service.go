@@ -14,6 +14,7 @@ type Service interface {
 	Points
 	Plans
 	Recovery
+	FileService
 	FailoverService
 	ReportService
 	DrillService
@@ -69,6 +70,14 @@ type Recovery interface {
 	// Unmount refuses while clients are connected, unless force.
 	Unmount(ctx context.Context, id string, force bool) error
 	Export(ctx context.Context, group string, req ExportRequest) (Task, error)
+}
+
+// FileService reads files out of points.
+type FileService interface {
+	// ListFiles tells where there are file systems, or what a path leads to.
+	ListFiles(ctx context.Context, group string, req FilesRequest) (FileList, error)
+	// OpenFile begins to read a file. The caller closes the content.
+	OpenFile(ctx context.Context, group string, req FileRequest) (*FileContent, error)
 }
 
 // FailoverService starts VMs from points.

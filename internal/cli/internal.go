@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rephub/rephub/internal/catalog"
+	"github.com/rephub/rephub/internal/files"
 	"github.com/rephub/rephub/internal/giveway"
 	"github.com/rephub/rephub/internal/guest"
 	"github.com/rephub/rephub/internal/keeper"
@@ -51,6 +52,16 @@ func (a *app) catalogServerCommand() *cobra.Command {
 	cmd.Flags().StringVar(&cfg.Dir, "dir", "", "its `directory`")
 	must(cmd.MarkFlagRequired("dir"))
 	return cmd
+}
+
+// fileReaderCommand is how the hub starts a reader of guests' file systems.
+func (a *app) fileReaderCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "file-reader", Short: "Read a file system for the hub; the hub starts it", Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return files.Main(cmd.Context(), a.env.Stdin, a.env.Stdout)
+		},
+	}
 }
 
 // giveWay has a daemon work behind the VMs of its host.

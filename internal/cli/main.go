@@ -69,12 +69,12 @@ A hub (rephub hub) keeps the history; the other commands ask it.`,
 	root.AddGroup(&cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "protect", Title: "Protect:"},
 		&cobra.Group{ID: "recover", Title: "Recover:"}, &cobra.Group{ID: "look", Title: "Look and check:"})
 	root.AddCommand(
-		in("run", a.hubCommand()), in("run", a.agentCommand()), in("run", a.tokenCommand()), a.keeperCommand(), a.catalogServerCommand(), a.freezeHolderCommand(), a.docsCommand(),
+		in("run", a.hubCommand()), in("run", a.agentCommand()), in("run", a.tokenCommand()), a.keeperCommand(), a.catalogServerCommand(), a.freezeHolderCommand(), a.fileReaderCommand(), a.docsCommand(),
 		in("protect", a.vmCommand()), in("protect", a.protectCommand()), in("protect", a.unprotectCommand()),
 		in("protect", a.pauseCommand()), in("protect", a.resumeCommand()),
 		in("look", a.statusCommand()), in("look", a.taskCommand()), in("look", a.reportCommand()), in("look", a.journalCommand()),
 		in("recover", a.checkpointCommand()), in("recover", a.mountCommand()), in("recover", a.unmountCommand()),
-		in("recover", a.exportCommand()), in("recover", a.planCommand()), in("recover", a.failoverCommand()), in("recover", a.drillCommand()),
+		in("recover", a.exportCommand()), in("recover", a.filesCommand()), in("recover", a.planCommand()), in("recover", a.failoverCommand()), in("recover", a.drillCommand()),
 		exitCodesTopic(),
 	)
 	wrapArgs(root)

@@ -11,6 +11,7 @@ import (
 	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/drill"
 	"github.com/rephub/rephub/internal/failover"
+	"github.com/rephub/rephub/internal/files"
 	"github.com/rephub/rephub/internal/guest"
 	"github.com/rephub/rephub/internal/keeper"
 	"github.com/rephub/rephub/internal/plan"
@@ -32,6 +33,7 @@ type Hub struct {
 	keeper  *keeper.Link
 	beside  func() // Config.BesideVMs, once
 	mounts  *recovery.Mounts
+	files   *files.Readers
 	tasks   *tasks
 	vms     *vm.Pool
 	agents  *agents
@@ -74,6 +76,7 @@ func newHub(ctx context.Context, cfg Config, data *dataDir, where Ready) (h *Hub
 	h.mounts, err = recovery.New(recovery.Config{
 		Dir: data.join("mounts"), Endpoints: where.NBD, Records: mountRecords{h.store}, Logger: cfg.Logger,
 	})
+	h.files = files.New(files.Config{Exe: cfg.Exe, Logger: cfg.Logger})
 	h.failovers, h.drills = h.newFailovers(), newDrills(h)
 	if err == nil {
 		h.reports, err = proof.Open(vfs.OS(), data.join("reports"), cfg.Logger)

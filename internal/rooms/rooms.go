@@ -30,7 +30,7 @@ var floors = [][]string{
 	{"internal/keeper", "internal/replica", "internal/drill"},
 	{"internal/sync", "internal/relay"},
 	{"internal/recovery", "internal/failover"},
-	{"internal/protect"},
+	{"internal/protect", "internal/files"},
 	{"internal/api", "internal/web"},
 	{"internal/host"},
 	{"internal/hub", "internal/agent"},
