@@ -178,12 +178,12 @@ func flipByte(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(names[0], p, 0o600))
 }
 
-// processes are those with both texts in their command lines.
+// processes are those that have something below a folder, and a text, in their command lines: another script's folder may begin with the name of this one.
 func processes(dir, text string) (pids []int) {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is good
 	for _, name := range lines {
 		p, err := os.ReadFile(name)
-		if err != nil || !bytes.Contains(p, []byte(dir)) || !bytes.Contains(p, []byte(text)) {
+		if err != nil || !bytes.Contains(p, []byte(dir+"/")) || !bytes.Contains(p, []byte(text)) {
 			continue
 		}
 		var pid int
