@@ -43,7 +43,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	hub.Must("protect", "web", "--wait")
 
 	rng := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
-	deadline := time.Now().Add(rig.Budget(25 * time.Second))
+	deadline := time.Now().Add(rig.Budget(10 * time.Second))
 	for round := 0; round < 4 || time.Now().Before(deadline); round++ {
 		hub.WaitState("web", api.StateProtected)
 		k := killer{t: t, hub: hub, own: own}
