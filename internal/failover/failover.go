@@ -217,12 +217,10 @@ func New(cfg Config) *Failovers {
 }
 
 // Dir is the folder of a failover.
-func (f *Failovers) Dir(id string) string { return f.dir(id) }
-
-func (f *Failovers) dir(id string) string { return filepath.Join(f.cfg.Dir, id) }
+func (f *Failovers) Dir(id string) string { return filepath.Join(f.cfg.Dir, id) }
 
 func (f *Failovers) save(r Record) error {
-	return recordKind.Write(vfs.OS(), filepath.Join(f.dir(r.ID), recordFile), r)
+	return recordKind.Write(vfs.OS(), filepath.Join(f.Dir(r.ID), recordFile), r)
 }
 
 // List are all, the oldest first.

@@ -307,13 +307,13 @@ func TestDamagedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	for id, text := range map[string]string{"bad": "{", "odd": ""} {
-		if err := os.Mkdir(tests.dir(id), 0o700); err != nil {
+		if err := os.Mkdir(tests.Dir(id), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if id == "odd" {
-			err = recordKind.Write(vfs.OS(), filepath.Join(tests.dir(id), "test"), r)
+			err = recordKind.Write(vfs.OS(), filepath.Join(tests.Dir(id), "test"), r)
 		} else {
-			err = os.WriteFile(filepath.Join(tests.dir(id), "test"), []byte(text), 0o600)
+			err = os.WriteFile(filepath.Join(tests.Dir(id), "test"), []byte(text), 0o600)
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -90,7 +90,7 @@ func (f *Failovers) record(s Spec) Record {
 		Phase: Starting, Started: time.Now().UTC(),
 	}
 	for i, v := range s.VMs {
-		one := VMRecord{Name: v.Name, Dir: filepath.Join(f.dir(s.ID), strconv.Itoa(i))}
+		one := VMRecord{Name: v.Name, Dir: filepath.Join(f.Dir(s.ID), strconv.Itoa(i))}
 		if s.Kind == Failover {
 			// Agents name VMs after their sockets: so it has its name again wherever it is protected from now on.
 			if named := filepath.Join(one.Dir, v.Name+".qmp"); len(named) <= maxSocket {
@@ -118,7 +118,7 @@ func (f *Failovers) begin(r Record) (*one, error) {
 	o := &one{record: r, busy: true}
 	f.all[r.ID] = o
 	f.mu.Unlock()
-	err := os.MkdirAll(f.dir(r.ID), 0o700)
+	err := os.MkdirAll(f.Dir(r.ID), 0o700)
 	if err == nil {
 		err = f.save(r)
 	}
@@ -126,7 +126,7 @@ func (f *Failovers) begin(r Record) (*one, error) {
 		return o, nil
 	}
 	f.drop(r.ID)
-	return nil, errors.Join(err, os.RemoveAll(f.dir(r.ID)))
+	return nil, errors.Join(err, os.RemoveAll(f.Dir(r.ID)))
 }
 
 func (f *Failovers) drop(id string) {
@@ -227,5 +227,5 @@ func (f *Failovers) remove(ctx context.Context, r *Record) error {
 			return err
 		}
 	}
-	return os.RemoveAll(f.dir(r.ID))
+	return os.RemoveAll(f.Dir(r.ID))
 }

@@ -62,13 +62,17 @@ func (g *agentGroup) mayHaveMoved() bool {
 
 // follow moves a group to the agent that has all its VMs now, if there is one.
 func (h *Hub) follow(ctx context.Context, e *entry, found []catalog.VM) error {
+	g, ok := e.current().(*agentGroup)
+	if !ok {
+		return nil // its VMs have failed over meanwhile
+	}
 	r := e.record()
 	for _, agent := range h.agents.all() {
 		if agent.ID == r.Agent {
 			continue
 		}
 		vms, ok := movedTo(&r, agent.ID, found)
-		if !ok || !h.areSame(ctx, &r, vms) || !h.allThere(e) {
+		if !ok || !h.areSame(ctx, &r, vms) || !h.allThere(g) {
 			continue
 		}
 		release, err := e.hold(ctx)
@@ -76,14 +80,16 @@ func (h *Hub) follow(ctx context.Context, e *entry, found []catalog.VM) error {
 			return err
 		}
 		defer release()
-		return h.move(ctx, e, agent, vms)
+		if e.current() != g || e.record().Intent != catalog.IntentProtect {
+			return nil // somebody has changed it meanwhile
+		}
+		return h.move(ctx, e, g, agent, vms)
 	}
 	return nil
 }
 
 // allThere says that an old agent that is connected has nothing to send any more.
-func (h *Hub) allThere(e *entry) bool {
-	g := e.current().(*agentGroup)
+func (h *Hub) allThere(g *agentGroup) bool {
 	s, _, fresh := g.heard()
 	return !fresh || s.Last <= g.store.Log().Appended()
 }
@@ -127,19 +133,15 @@ func (h *Hub) areSame(ctx context.Context, r *groupRecord, vms []catalog.VM) boo
 }
 
 // move makes an agent the one that protects the group. The caller holds the entry.
-func (h *Hub) move(ctx context.Context, e *entry, to *agentLink, vms []catalog.VM) error {
+func (h *Hub) move(ctx context.Context, e *entry, g *agentGroup, to *agentLink, vms []catalog.VM) error {
 	r := e.record()
 	from := r.Agent
 	r.Agent, r.VMs = to.ID, vms
-	if err := writeRecord(e.dir, r); err != nil {
+	if err := h.become(ctx, e, r); err != nil {
 		return err
 	}
-	e.moved(r.Agent, r.VMs)
-	e.current().(*agentGroup).moved(r)
+	g.moved(r)
 	e.logger.Info("the group's VMs run on another host, it follows them", "from", h.agents.name(ctx, from), "to", to.Name)
-	if _, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { g.Agent = r.Agent; return nil }); err != nil {
-		e.logger.Warn("tell the catalog that a group is on another host", "err", err)
-	}
 	h.left(ctx, from, r)
 	return host.Unwrap(to.Call(ctx, host.CallApply, wanted(r, r.goal()), nil))
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/rephub/rephub/internal/api"
-	"github.com/rephub/rephub/internal/catalog"
 	"github.com/rephub/rephub/internal/replica"
 )
 
@@ -61,21 +60,11 @@ func (h *Hub) SetAutoCheckpoints(ctx context.Context, group string, set api.Auto
 	return set, h.setCheckpointEvery(ctx, e, every)
 }
 
-// setCheckpointEvery makes a setting durable. The record beside the journal counts.
-// The caller holds the entry.
+// setCheckpointEvery makes a setting durable. The caller holds the entry.
 func (h *Hub) setCheckpointEvery(ctx context.Context, e *entry, every time.Duration) error {
 	r := e.record()
 	r.CheckpointEvery = every
-	if err := writeRecord(e.dir, r); err != nil {
-		return err
-	}
-	e.setCheckpointEvery(every)
-	ctx, cancel := context.WithTimeout(ctx, copyPatience)
-	defer cancel()
-	if _, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { g.CheckpointEvery = every; return nil }); err != nil {
-		e.logger.Warn("tell the catalog how far automatic checkpoints are apart", "err", err)
-	}
-	return nil
+	return h.become(ctx, e, r)
 }
 
 // ListCheckpoints implements api.Service. Those that people have named are few; of

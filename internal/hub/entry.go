@@ -76,25 +76,6 @@ func (e *entry) setRecord(r groupRecord) {
 	e.mu.record = r
 }
 
-func (e *entry) setIntent(i catalog.Intent) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.mu.record.Intent = i
-}
-
-func (e *entry) setCheckpointEvery(every time.Duration) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.mu.record.CheckpointEvery = every
-}
-
-// moved notes where the group's VMs run now.
-func (e *entry) moved(agent string, vms []catalog.VM) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.mu.record.Agent, e.mu.record.VMs = agent, vms
-}
-
 // hold begins a change; release ends it.
 func (e *entry) hold(ctx context.Context) (release func(), err error) {
 	select {

@@ -83,16 +83,6 @@ func (h fencing) Fence(ctx context.Context, r *failover.Record, save func() erro
 	return errors.Join(err, ctx.Err())
 }
 
-// become makes what is known of a group durable.
-func (h *Hub) become(ctx context.Context, e *entry, r groupRecord) error {
-	if err := writeRecord(e.dir, r); err != nil {
-		return err
-	}
-	e.setRecord(r)
-	h.tell(ctx, r)
-	return nil
-}
-
 // stillPatience bounds what a VM is asked that may be gone with its host.
 const stillPatience = 5 * time.Second
 
@@ -313,7 +303,7 @@ func (h *Hub) rebind(ctx context.Context, e *entry, now groupRecord) error {
 	}
 	e.setGroup(next)
 	e.setRunErr(nil)
-	h.noteVMs(ctx, e, now)
+	h.noteVMs(ctx, e, now.VMs)
 	if now.lives() {
 		e.live()
 	}
@@ -321,11 +311,11 @@ func (h *Hub) rebind(ctx context.Context, e *entry, now groupRecord) error {
 }
 
 // noteVMs lets the catalog know where a group's VMs are.
-func (h *Hub) noteVMs(ctx context.Context, e *entry, r groupRecord) {
+func (h *Hub) noteVMs(ctx context.Context, e *entry, vms []catalog.VM) {
 	ctx, cancel := context.WithTimeout(ctx, vmPatience)
 	defer cancel()
-	_, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { *g = r.Group; return nil })
-	for _, m := range r.VMs {
+	var err error
+	for _, m := range vms {
 		if m.Agent != "" {
 			continue
 		}

@@ -326,30 +326,36 @@ func (h *Hub) goal(kind string, e *entry, intent catalog.Intent, change func(con
 	})
 }
 
-// mean makes durable what a group is meant to do. The record beside the journal
-// counts; a catalog that is away hears of it at the hub's next start.
+// mean makes durable what a group is meant to do. The caller holds the entry.
 func (h *Hub) mean(ctx context.Context, e *entry, intent catalog.Intent) error {
 	r := e.record()
 	r.Intent = intent
+	return h.become(ctx, e, r)
+}
+
+// become makes what is known of a group durable. The record beside the journal
+// counts; a catalog that is away hears of it at the hub's next start. The caller
+// holds the entry.
+func (h *Hub) become(ctx context.Context, e *entry, r groupRecord) error {
 	if err := writeRecord(e.dir, r); err != nil {
 		return err
 	}
-	e.setIntent(intent)
+	e.setRecord(r)
 	h.tell(ctx, r)
 	return nil
 }
 
-// tell lets the catalog know what a group is meant to do.
+// tell lets the catalog know what is known of a group.
 func (h *Hub) tell(ctx context.Context, r groupRecord) {
 	ctx, cancel := context.WithTimeout(ctx, copyPatience)
 	defer cancel()
-	if err := h.setIntent(ctx, r); err != nil {
-		h.cfg.Logger.Warn("tell the catalog what a group is meant to do", "group", r.Name, "err", err)
+	if err := h.putGroup(ctx, r); err != nil {
+		h.cfg.Logger.Warn("tell the catalog what is known of a group", "group", r.Name, "err", err)
 	}
 }
 
-func (h *Hub) setIntent(ctx context.Context, r groupRecord) error {
-	_, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { g.Intent = r.Intent; return nil })
+func (h *Hub) putGroup(ctx context.Context, r groupRecord) error {
+	_, err := h.store.UpdateGroup(ctx, r.ID, func(g *catalog.Group) error { *g = r.Group; return nil })
 	return err
 }
 

@@ -68,14 +68,13 @@ func (h *Hub) abandon(ctx context.Context, e *entry) error {
 	// Only over the record of this very group: what cannot be read may be
 	// another's, and the catalog's word counts then.
 	if old, err := readRecord(e.dir); err == nil && old.ID == r.ID {
-		if err := writeRecord(e.dir, r); err != nil {
+		if err := h.become(ctx, e, r); err != nil {
 			return err
 		}
-		h.tell(ctx, r)
-	} else if err := h.setIntent(ctx, r); err != nil && !errors.Is(err, catalog.ErrNotFound) {
+	} else if err := h.putGroup(ctx, r); err != nil && !errors.Is(err, catalog.ErrNotFound) {
 		return catalogError(err)
 	}
-	e.setIntent(catalog.IntentStop)
+	e.setRecord(r)
 	if err := h.takeTaps(ctx, r); err != nil {
 		tag := protect.Tag(r.ID)
 		return api.Errorf(api.CodeUnavailable, "group %s is not protected any more, but taps are left: %v", r.Name, err).
